@@ -1,0 +1,138 @@
+"""What the figures depend on: this machine, its disk's fsync, and what a process tree takes of it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+PROC = Path("/proc")
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where the benchmark ran.
+
+    Attributes:
+        fsync_ms: median of 100 fdatasync, each of 4 KiB more in a file.
+        filesystem: type of the one the brokers' data is on.
+        load_average: processes wanting a core when the run began, the last minute's average.
+    """
+
+    cores: int
+    processor: str
+    system: str
+    python: str
+    filesystem: str
+    fsync_ms: float
+    load_average: float
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a process tree takes: resident bytes now and at most so far, CPU seconds since its start."""
+
+    resident_bytes: int
+    peak_bytes: int
+    cpu_s: float
+
+
+def describe(directory: Path) -> Machine:
+    """Look at this machine and at the disk of `directory`."""
+    return Machine(
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        processor=_processor(),
+        system=f"{platform.system()} {platform.release()}",
+        python=f"{platform.python_implementation()} {platform.python_version()}",
+        filesystem=_filesystem(directory),
+        fsync_ms=fsync_ms(directory),
+        load_average=os.getloadavg()[0],
+    )
+
+
+def fsync_ms(directory: Path, times: int = 100) -> float:
+    """Median milliseconds of writing 4 KiB to the end of a file in `directory` and fdatasync."""
+    sync = getattr(os, "fdatasync", os.fsync)
+    block = os.urandom(4096)
+    taken_ns: list[int] = []
+    with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
+        for _ in range(times):
+            began_ns = time.monotonic_ns()
+            file.write(block)
+            sync(file.fileno())
+            taken_ns.append(time.monotonic_ns() - began_ns)
+    return statistics.median(taken_ns) / 1e6
+
+
+def tree(root: int) -> list[int]:
+    """Process ids of a process and all its living descendants; empty where there is no /proc."""
+    children: dict[int, list[int]] = {}
+    for entry in PROC.glob("[0-9]*"):
+        fields = _stat_fields(int(entry.name))
+        if fields:
+            children.setdefault(int(fields[1]), []).append(int(entry.name))
+    found = [root] if _stat_fields(root) else []
+    for process in found:  # Grows while it is walked: breadth first.
+        found.extend(children.get(process, ()))
+    return found
+
+
+def session(process: int) -> int | None:
+    """The session that a process belongs to; None when it is gone (or a zombie) or there is no /proc."""
+    fields = _stat_fields(process)
+    return int(fields[3]) if fields and fields[0] != "Z" else None
+
+
+def usage(processes: list[int]) -> Usage | None:
+    """What these processes take together; None when nothing is known of them."""
+    resident, peak, ticks, known = 0, 0, 0, False
+    for process in processes:
+        fields = _stat_fields(process)
+        if not fields:
+            continue
+        try:
+            status = (PROC / str(process) / "status").read_text()
+        except OSError:
+            continue
+        sizes = dict(line.split(":", 1) for line in status.splitlines() if line.startswith("Vm"))
+        resident += _kib(sizes.get("VmRSS")) * 1024
+        peak += _kib(sizes.get("VmHWM")) * 1024
+        ticks += int(fields[11]) + int(fields[12])
+        known = True
+    return Usage(resident, peak, ticks / _TICKS_PER_S) if known else None
+
+
+def _stat_fields(process: int) -> list[str]:
+    """Fields of /proc/PID/stat from the state on (a name before it may hold spaces); empty if gone."""
+    try:
+        return (PROC / str(process) / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _kib(text: str | None) -> int:
+    return int(text.split()[0]) if text else 0
+
+
+def _processor() -> str:
+    try:
+        lines = (PROC / "cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _filesystem(directory: Path) -> str:
+    """Type of the file system that holds `directory`: of the longest mount point above it."""
+    try:
+        mounts = [line.split() for line in (PROC / "mounts").read_text().splitlines()]
+    except OSError:
+        return "?"
+    above = [(len(point), kind) for _, point, kind, *_ in mounts if directory.resolve().is_relative_to(point)]
+    return max(above)[1] if above else "?"

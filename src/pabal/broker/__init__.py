@@ -1,0 +1,1 @@
+"""Every decision: routing, queues, consumers, leases, expiry, dead letters. No I/O, no clock."""

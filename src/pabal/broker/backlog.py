@@ -1,0 +1,175 @@
+"""The ready messages of one queue, in order, of which only a window is held in memory.
+
+    returned  →  front  →  on disk  →  tail
+    (a heap)     (list)    (a count)   (list: published while there is more on disk, not yet durable)
+
+Every position in one part is lower than all in the next: what came back was at the front once, and the tail is
+moved to disk (that is, forgotten here) in order, as its messages become durable. While nothing is on disk and
+the front has room, a message goes straight to the front and the other parts are empty.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+
+from pabal.model.errors import StoreError
+from pabal.model.limits import LOAD_BYTES_MAX, LOAD_MESSAGES_MAX
+from pabal.model.message import STORED, Message
+from pabal.store.interface import Store
+from pabal.store.journal import QueueLog
+
+
+class Backlog:
+    """`content_bytes`: of the messages held in memory. `paging`: new messages must go to the store, see above."""
+
+    __slots__ = (
+        "_bytes_max",
+        "_disk_count",
+        "_front",
+        "_head",
+        "_log",
+        "_messages_max",
+        "_recovered_position",
+        "_returned",
+        "_seen_position",
+        "_store",
+        "_tail",
+        "content_bytes",
+        "paging",
+    )
+
+    def __init__(self, store: Store, log: QueueLog, messages_max: int, bytes_max: int) -> None:
+        self._store = store
+        self._log = log
+        self._messages_max = messages_max
+        self._bytes_max = bytes_max
+        self._returned: list[tuple[int, Message]] = []
+        self._front: list[Message] = []
+        self._head = 0
+        self._tail: list[Message] = []
+        self._disk_count = log.count
+        self._seen_position = 0  # the last position that is in front of those on disk
+        self._recovered_position = log.delivered_position
+        self.content_bytes = 0
+        self.paging = log.count > 0
+        if self.paging:
+            log.on_durable = self._trim
+
+    def __len__(self) -> int:
+        return len(self._returned) + len(self._front) - self._head + self._disk_count + len(self._tail)
+
+    def append(self, messages: list[Message], content_bytes: int) -> None:
+        """At the end. While `paging`, all of them must be in the queue's log."""
+        self.content_bytes += content_bytes
+        if self.paging:
+            self._tail += messages
+            return
+        front = self._front
+        front += messages
+        if len(front) - self._head > self._messages_max or self.content_bytes > self._bytes_max:
+            self.paging = True
+            self._seen_position = front[-1].position
+            self._log.on_durable = self._trim
+
+    def push_back(self, message: Message) -> None:
+        """To its own place, in front of all that were not delivered yet."""
+        heappush(self._returned, (message.position, message))
+        self.content_bytes += len(message.content)
+
+    def first(self) -> Message | None:
+        """The next message, left where it is."""
+        if self._returned:
+            return self._returned[0][1]
+        if self._head == len(self._front) and not self._refill():
+            return None
+        return self._front[self._head]
+
+    def take(self, most: int) -> list[Message]:
+        """The next messages: `most` of them, or fewer; none only when the backlog is empty."""
+        if self._returned:
+            count = min(most, len(self._returned))
+            taken = [heappop(self._returned)[1] for _ in range(count)]
+        else:
+            head = self._head
+            front = self._front
+            if head == len(front):
+                if not self._refill():
+                    return []
+                head, front = 0, self._front
+            taken = front[head : head + most]
+            head += len(taken)
+            if head == len(front):
+                self._front = []
+                head = 0
+            elif head >= 4096 and head * 2 >= len(front):
+                del front[:head]
+                head = 0
+            self._head = head
+        size = 0
+        for message in taken:
+            size += len(message.content)
+        self.content_bytes -= size
+        return taken
+
+    def average_bytes(self) -> int:
+        """Mean content size of the messages in memory."""
+        held = len(self._returned) + len(self._front) - self._head + len(self._tail)
+        return self.content_bytes // held if held else 0
+
+    def clear(self) -> tuple[list[Message], tuple[int, int, int] | None]:
+        """Empties it: the messages that were in memory; and of those on disk their count, first and last place."""
+        messages = [message for _, message in self._returned] + self._front[self._head :] + self._tail
+        on_disk = None
+        if self._disk_count:
+            last = self._tail[0].position - 1 if self._tail else self._log.next_position - 1
+            on_disk = (self._disk_count, self._seen_position + 1, last)
+        self._returned, self._front, self._tail = [], [], []
+        self._head = self._disk_count = self.content_bytes = 0
+        self._leave_paging()
+        return messages, on_disk
+
+    # --- Disk -----------------------------------------------------------------------------------------------
+
+    def _trim(self) -> None:
+        """Forgets those at the beginning of the tail that are durable now: they are on disk."""
+        durable = self._log.durable_position
+        count = size = 0
+        for message in self._tail:
+            if message.position > durable or message.state != STORED:
+                break
+            count += 1
+            size += len(message.content)
+        del self._tail[:count]
+        self._disk_count += count
+        self.content_bytes -= size
+
+    def _refill(self) -> bool:
+        """Fills the empty front from disk, or from the tail when nothing is on disk. False when both are empty."""
+        self._front = []
+        self._head = 0
+        if self._disk_count:
+            before = self._tail[0].position if self._tail else None
+            front = self._store.read(
+                self._log.queue_id, self._seen_position, before, LOAD_MESSAGES_MAX, LOAD_BYTES_MAX
+            )
+            if not front or len(front) > self._disk_count:
+                raise StoreError(
+                    f"queue {self._log.queue_id} should have {self._disk_count} messages on disk beyond "
+                    f"position {self._seen_position} and {len(front)} were read: the data is damaged"
+                )
+            for message in front:
+                self.content_bytes += len(message.content)
+                message.redelivered = message.attempts > 0 or message.position <= self._recovered_position
+            self._front = front
+            self._seen_position = front[-1].position
+            self._disk_count -= len(front)
+        else:
+            self._front = self._tail
+            self._tail = []
+        if not self._disk_count and not self._tail:
+            self._leave_paging()
+        return bool(self._front)
+
+    def _leave_paging(self) -> None:
+        self.paging = False
+        self._log.on_durable = None

@@ -1,0 +1,170 @@
+"""The broker: its vhosts and users, the queues that have something to hand out, the timers, the clock.
+
+The server drives it: `begin` with the time when a turn begins, `dispatch` at its end, `tick` when a timer is due.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from heapq import heappop, heappush
+from typing import Protocol
+
+from pabal.broker.dead_letters import DeadLetters
+from pabal.broker.exchange import EXCHANGE_TYPES
+from pabal.broker.queue import Queue
+from pabal.broker.vhost import Vhost
+from pabal.model.definitions import (
+    BindingDefinition,
+    Definition,
+    ExchangeDefinition,
+    QueueDefinition,
+    UserDefinition,
+    VhostDefinition,
+)
+from pabal.model.errors import NotFound, StoreError
+from pabal.model.message import Message
+from pabal.store.interface import Loaded, Store
+
+
+class Waiter(Protocol):
+    """Somebody who must not speak before the changes of this turn are durable."""
+
+    def durable(self, upto: int) -> None:
+        """They are. `upto` is what was given to `Broker.await_durable` last."""
+
+
+class Broker:
+    """`now_ms`: the time of this turn, in ms since the epoch. `random_token`: makes the changing part of
+    server-made names."""
+
+    def __init__(self, store: Store, now_ms: int, random_token: Callable[[], str]) -> None:
+        self.store = store
+        self.now_ms = now_ms
+        self.vhosts: dict[str, Vhost] = {}
+        self.users: dict[str, UserDefinition] = {}
+        self.scheduled: list[Queue] = []
+        self.waiters: dict[Waiter, int] = {}
+        self._random_token = random_token
+        self._dead_letters = DeadLetters()
+        self._owned: dict[object, list[Queue]] = {}
+        self._timers: list[tuple[int, int, Queue]] = []
+        self._timer_count = 0
+        loaded = store.load()
+        self._next_queue_id = loaded.next_queue_id
+        self._restore(loaded)
+
+    # --- The turn -------------------------------------------------------------------------------------------
+
+    def begin(self, now_ms: int) -> None:
+        self.now_ms = now_ms
+
+    def dispatch(self) -> None:
+        """One round of every queue that may have something to hand out."""
+        while self.scheduled:
+            queues, self.scheduled = self.scheduled, []
+            for queue in queues:
+                queue.scheduled = False
+                queue.dispatch()
+
+    def await_durable(self, waiter: Waiter, upto: int) -> None:
+        self.waiters[waiter] = upto
+
+    def dead_letter(self, queue: Queue, messages: list[Message], reason: str) -> None:
+        self._dead_letters.add(queue, messages, reason)
+
+    # --- Time -----------------------------------------------------------------------------------------------
+
+    def wake(self, queue: Queue, at_ms: int) -> None:
+        """Calls the queue's tick then, or sooner when it asked for that before."""
+        if not queue.wake_at_ms or at_ms < queue.wake_at_ms:
+            queue.wake_at_ms = at_ms
+            self._timer_count += 1
+            heappush(self._timers, (at_ms, self._timer_count, queue))
+
+    def tick(self, now_ms: int) -> None:
+        """Does what is due. The queues concerned are scheduled: a dispatch must follow."""
+        self.now_ms = now_ms
+        while self._timers and self._timers[0][0] <= now_ms:
+            at_ms, _, queue = heappop(self._timers)
+            if at_ms == queue.wake_at_ms:
+                queue.tick()
+
+    def next_tick_ms(self) -> int | None:
+        """When the next timer is due."""
+        while self._timers and self._timers[0][0] != self._timers[0][2].wake_at_ms:
+            heappop(self._timers)
+        return self._timers[0][0] if self._timers else None
+
+    # --- Names ----------------------------------------------------------------------------------------------
+
+    def vhost(self, name: str) -> Vhost:
+        vhost = self.vhosts.get(name)
+        if vhost is None:
+            raise NotFound(f"vhost {name} not found")
+        return vhost
+
+    def add_vhost(self, name: str) -> None:
+        """Nothing when it is there."""
+        if name not in self.vhosts:
+            self.vhosts[name] = Vhost(self, name)
+            self.store.journal.define(VhostDefinition(name))
+
+    def put_user(self, user: UserDefinition) -> None:
+        """Adds the user or changes it."""
+        if self.users.get(user.name) != user:
+            self.users[user.name] = user
+            self.store.journal.define(user)
+
+    def next_queue_id(self) -> int:
+        queue_id = self._next_queue_id
+        self._next_queue_id += 1
+        return queue_id
+
+    def name_queue(self) -> str:
+        return f"amq.gen-{self._random_token()}"
+
+    def name_consumer(self) -> str:
+        return f"amq.ctag-{self._random_token()}"
+
+    def own(self, owner: object, queue: Queue) -> None:
+        """The queue is exclusive to the connection `owner`."""
+        self._owned.setdefault(owner, []).append(queue)
+
+    def release(self, owner: object) -> None:
+        """A connection ended: its exclusive queues go."""
+        for queue in self._owned.pop(owner, []):
+            queue.vhost.delete_queue(queue)
+
+    # --- Restart --------------------------------------------------------------------------------------------
+
+    def _restore(self, loaded: Loaded) -> None:
+        """Makes what was defined, in an order in which each finds what it refers to."""
+        kinds: tuple[type[Definition], ...] = (
+            VhostDefinition,
+            UserDefinition,
+            ExchangeDefinition,
+            QueueDefinition,
+            BindingDefinition,
+        )
+        for kind in kinds:
+            for definition in loaded.definitions:
+                if type(definition) is kind:
+                    try:
+                        self._restore_one(definition, loaded)
+                    except KeyError as error:
+                        raise StoreError(f"{definition} refers to {error}, which is not there") from None
+
+    def _restore_one(self, definition: Definition, loaded: Loaded) -> None:
+        if isinstance(definition, VhostDefinition):
+            self.vhosts[definition.name] = Vhost(self, definition.name)
+        elif isinstance(definition, UserDefinition):
+            self.users[definition.name] = definition
+        elif isinstance(definition, ExchangeDefinition):
+            if definition.type not in EXCHANGE_TYPES:
+                raise StoreError(f"exchange '{definition.name}' has the unknown type '{definition.type}'")
+            self.vhosts[definition.vhost].add_exchange(definition)
+        elif isinstance(definition, QueueDefinition):
+            state = loaded.queues.get(definition.queue_id)
+            self.vhosts[definition.vhost].add_queue(definition, state)
+        else:
+            self.vhosts[definition.vhost].add_binding(definition)

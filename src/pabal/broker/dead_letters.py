@@ -1,0 +1,78 @@
+"""Dead letters: a message that cannot be delivered or processed moves to the queue's dead-letter exchange.
+
+The move is a delete and a put made in one step, so they are in one commit: the message is never lost, never
+there twice.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from pabal.model.message import Death, Envelope, Message
+
+if TYPE_CHECKING:
+    from pabal.broker.queue import Queue
+
+REJECTED = "rejected"
+
+
+class DeadLetters:
+    """Moves dead letters one after the other. One that kills another (a full dead-letter queue) waits its turn,
+    so a chain of queues, however long, costs no stack."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[Queue, list[Message], str]] = deque()
+        self._moving = False
+
+    def add(self, queue: Queue, messages: list[Message], reason: str) -> None:
+        """Messages, no longer in `queue`'s backlog nor leased, died there of `reason`. Without a dead-letter
+        exchange, or when it is not there or routes nowhere, they are gone, as in RabbitMQ."""
+        self._waiting.append((queue, messages, reason))
+        if self._moving:
+            return
+        self._moving = True
+        try:
+            while self._waiting:
+                origin, letters, why = self._waiting.popleft()
+                if origin.arguments.dead_letter_exchange is not None:
+                    for message in letters:
+                        _move(origin, message, why)
+                if not origin.deleted:
+                    origin.log.remove(letters)
+        finally:
+            self._moving = False
+
+
+def _move(queue: Queue, message: Message, reason: str) -> None:
+    exchange = queue.arguments.dead_letter_exchange
+    assert exchange is not None
+    if queue.vhost.exchanges.get(exchange) is None:
+        return
+    old = message.envelope
+    container = old.container
+    death = Death(
+        queue.name,
+        reason,
+        old.exchange,
+        (old.routing_key,),
+        queue.vhost.broker.now_ms,
+        container.ttl(message.content),
+    )
+    content = container.with_death(message.content, death)
+    key = queue.arguments.dead_letter_routing_key
+    envelope = Envelope(exchange, old.routing_key if key is None else key, old.persistent, None, container)
+    for target in queue.vhost.targets(envelope, content):
+        if not _is_cycle(target.name, container.deaths(content)):
+            target.publish(envelope, [content], len(content), forced=True)
+
+
+def _is_cycle(queue: str, deaths: list[Death]) -> bool:
+    """The message was in `queue` before and nobody rejected it since: it would go round for ever. Such a one is
+    dropped (RabbitMQ, "Dead-Lettered Message Cycles")."""
+    for death in deaths:
+        if death.reason == REJECTED:
+            return False
+        if death.queue == queue:
+            return True
+    return False

@@ -1,0 +1,181 @@
+"""Exchanges: a routing key and headers in, destinations out. One class a type."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pabal.broker.topic import TopicTree
+from pabal.model.definitions import BindingDefinition, ExchangeDefinition, canonical
+from pabal.model.errors import PreconditionFailed
+
+if TYPE_CHECKING:
+    from pabal.broker.queue import Queue
+
+BindingKey = tuple[bool, str, str, str]
+"""Destination is an exchange, its name, routing key, arguments in canonical form."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Binding:
+    definition: BindingDefinition
+    destination: Queue | Exchange
+    durable: bool
+
+    @property
+    def key(self) -> BindingKey:
+        d = self.definition
+        return (d.to_exchange, d.destination, d.routing_key, canonical(d.arguments))
+
+
+class Exchange(ABC):
+    """`bindings` are those from this exchange; `uses_headers`: where a message goes depends on its headers."""
+
+    type: ClassVar[str]
+    uses_headers: ClassVar[bool] = False
+
+    def __init__(self, definition: ExchangeDefinition) -> None:
+        self.definition = definition
+        self.name = definition.name
+        self.bindings: dict[BindingKey, Binding] = {}
+
+    @property
+    def alternate(self) -> str | None:
+        """The exchange that takes what this one cannot route."""
+        name = self.definition.arguments.get("alternate-exchange")
+        return name if isinstance(name, str) else None
+
+    def check_binding(self, definition: BindingDefinition) -> None:  # noqa: B027 - most types take any
+        """PreconditionFailed when the binding's arguments make no sense for this type."""
+
+    def bind(self, binding: Binding) -> bool:
+        """False when it was there."""
+        if binding.key in self.bindings:
+            return False
+        self.bindings[binding.key] = binding
+        self._added(binding)
+        return True
+
+    def unbind(self, key: BindingKey) -> Binding | None:
+        binding = self.bindings.pop(key, None)
+        if binding is not None:
+            self._removed(binding)
+        return binding
+
+    @abstractmethod
+    def _added(self, binding: Binding) -> None: ...
+
+    @abstractmethod
+    def _removed(self, binding: Binding) -> None: ...
+
+    @abstractmethod
+    def route(self, routing_key: str, headers: Mapping[str, Any]) -> Iterable[Queue | Exchange]:
+        """Where a message goes from here, a destination possibly more than once."""
+
+
+class DirectExchange(Exchange):
+    """To the bindings with the very same key (AMQP 0-9-1 §3.1.3.1)."""
+
+    type = "direct"
+
+    def __init__(self, definition: ExchangeDefinition) -> None:
+        super().__init__(definition)
+        self._by_key: dict[str, dict[BindingKey, Queue | Exchange]] = {}
+
+    def _added(self, binding: Binding) -> None:
+        self._by_key.setdefault(binding.definition.routing_key, {})[binding.key] = binding.destination
+
+    def _removed(self, binding: Binding) -> None:
+        key = binding.definition.routing_key
+        del self._by_key[key][binding.key]
+        if not self._by_key[key]:
+            del self._by_key[key]
+
+    def route(self, routing_key: str, headers: Mapping[str, Any]) -> Iterable[Queue | Exchange]:
+        return self._by_key.get(routing_key, {}).values()
+
+
+class FanoutExchange(Exchange):
+    """To every binding (§3.1.3.2)."""
+
+    type = "fanout"
+
+    def _added(self, binding: Binding) -> None:
+        pass
+
+    def _removed(self, binding: Binding) -> None:
+        pass
+
+    def route(self, routing_key: str, headers: Mapping[str, Any]) -> Iterable[Queue | Exchange]:
+        return [binding.destination for binding in self.bindings.values()]
+
+
+class TopicExchange(Exchange):
+    """To the bindings whose pattern matches the key (§3.1.3.3)."""
+
+    type = "topic"
+
+    def __init__(self, definition: ExchangeDefinition) -> None:
+        super().__init__(definition)
+        self._tree: TopicTree[Queue | Exchange] = TopicTree()
+
+    def _added(self, binding: Binding) -> None:
+        self._tree.add(binding.definition.routing_key, binding.destination)
+
+    def _removed(self, binding: Binding) -> None:
+        self._tree.remove(binding.definition.routing_key, binding.destination)
+
+    def route(self, routing_key: str, headers: Mapping[str, Any]) -> Iterable[Queue | Exchange]:
+        return self._tree.match(routing_key)
+
+
+class HeadersExchange(Exchange):
+    """To the bindings whose arguments match the headers (§3.1.3.4), `x-match` in RabbitMQ's four ways."""
+
+    type = "headers"
+    uses_headers = True
+    WAYS = ("all", "any", "all-with-x", "any-with-x")
+
+    def check_binding(self, definition: BindingDefinition) -> None:
+        way = definition.arguments.get("x-match", "all")
+        if way not in self.WAYS:
+            raise PreconditionFailed(
+                f"Invalid x-match field value {way!r}; expected all, any, all-with-x, or any-with-x"
+            )
+
+    def _added(self, binding: Binding) -> None:
+        pass
+
+    def _removed(self, binding: Binding) -> None:
+        pass
+
+    def route(self, routing_key: str, headers: Mapping[str, Any]) -> Iterable[Queue | Exchange]:
+        return [b.destination for b in self.bindings.values() if _match(b.definition.arguments, headers)]
+
+
+def _match(pattern: Mapping[str, Any], headers: Mapping[str, Any]) -> bool:
+    way = pattern.get("x-match", "all")
+    with_x = way.endswith("-with-x")
+    found = [
+        name in headers and (value is None or (type(value) is type(headers[name]) and value == headers[name]))
+        for name, value in pattern.items()
+        if name != "x-match" and (with_x or not name.startswith("x-"))
+    ]
+    return any(found) if way.startswith("any") else all(found)
+
+
+EXCHANGE_TYPES: dict[str, type[Exchange]] = {
+    cls.type: cls for cls in (DirectExchange, FanoutExchange, TopicExchange, HeadersExchange)
+}
+
+PREDECLARED = (
+    ("", "direct"),
+    ("amq.direct", "direct"),
+    ("amq.fanout", "fanout"),
+    ("amq.headers", "headers"),
+    ("amq.match", "headers"),
+    ("amq.topic", "topic"),
+)
+"""The exchanges every vhost has (§3.1.3, and RabbitMQ's)."""

@@ -1,0 +1,374 @@
+"""A queue: messages in order, consumers in turn, and one door (`settle`) through which deliveries end."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pabal.broker.backlog import Backlog
+from pabal.broker.consumer import Consumer
+from pabal.model.arguments import QueueArguments
+from pabal.model.definitions import QueueDefinition
+from pabal.model.errors import AccessRefused
+from pabal.model.limits import (
+    DISPATCH_BYTES_MAX,
+    DISPATCH_MESSAGES_MAX,
+    TIMER_MESSAGES_MAX,
+    WINDOW_BYTES_STORED,
+    WINDOW_BYTES_TRANSIENT,
+    WINDOW_MESSAGES_STORED,
+    WINDOW_MESSAGES_TRANSIENT,
+)
+from pabal.model.message import PENDING, UNSTORED, Envelope, Message, Outcome
+from pabal.store.journal import QueueLog
+
+if TYPE_CHECKING:
+    from pabal.broker.vhost import Vhost
+
+
+class Queue:
+    """`owner`: the connection an exclusive queue belongs to, None for a queue of all. `leased`: how many
+    messages are with consumers. `late_settlements`: how many came after their lease had run out.
+    """
+
+    def __init__(
+        self,
+        vhost: Vhost,
+        definition: QueueDefinition,
+        arguments: QueueArguments,
+        log: QueueLog,
+        owner: object | None = None,
+    ) -> None:
+        self.vhost = vhost
+        self.definition = definition
+        self.name = definition.name
+        self.durable = definition.durable
+        self.arguments = arguments
+        self.owner = owner
+        self.log = log
+        self.backlog = (
+            Backlog(vhost.broker.store, log, WINDOW_MESSAGES_STORED, WINDOW_BYTES_STORED)
+            if definition.durable
+            else Backlog(vhost.broker.store, log, WINDOW_MESSAGES_TRANSIENT, WINDOW_BYTES_TRANSIENT)
+        )
+        self.consumers: list[Consumer] = []
+        self.leased = 0
+        self.late_settlements = 0
+        self.deleted = False
+        self.had_consumer = False
+        self.scheduled = False
+        self.wake_at_ms = 0  # when the broker's timer looks in, 0 for never
+        self._next = 0  # whose turn it is among the consumers
+        self._lease_ms = arguments.lease_ms
+        self._leases: OrderedDict[int, tuple[int, Message]] = OrderedDict()  # position → deadline, message
+        self._ttl_ms = arguments.message_ttl_ms
+        self._may_expire = self._ttl_ms is not None or log.count > 0
+        self._one_by_one = arguments.max_length is not None
+
+    @property
+    def ready(self) -> int:
+        """Messages that wait for a consumer."""
+        return len(self.backlog)
+
+    # --- Taking in ------------------------------------------------------------------------------------------
+
+    def publish(
+        self, envelope: Envelope, contents: list[bytes], content_bytes: int, forced: bool = False
+    ) -> Sequence[int]:
+        """Takes messages in at the end. Returns the indexes of those it refuses; with `forced` it refuses none."""
+        if self._one_by_one:
+            return self._publish_bounded(envelope, contents, forced)
+        self._append(envelope, contents, content_bytes)
+        return ()
+
+    def _append(self, envelope: Envelope, contents: list[bytes], content_bytes: int) -> None:
+        log = self.log
+        position = log.next_position
+        expires_at_ms = 0
+        if self._ttl_ms is not None or envelope.ttl_ms is not None:
+            expires_at_ms = self._expiry(envelope)
+            self._may_expire = True
+        stored = (envelope.persistent and self.durable) or self.backlog.paging
+        state = PENDING if stored else UNSTORED
+        messages = [
+            Message(envelope, content, place, expires_at_ms, state)
+            for place, content in enumerate(contents, position)
+        ]
+        log.next_position = position + len(messages)
+        self.backlog.append(messages, content_bytes)
+        if stored:
+            log.append(messages, content_bytes)
+        if not self.scheduled:
+            self.schedule()
+
+    def _publish_bounded(self, envelope: Envelope, contents: list[bytes], forced: bool) -> Sequence[int]:
+        """With a length limit: what a consumer can take at once does not count, so look at each one."""
+        limit = self.arguments.max_length
+        assert limit is not None
+        refused: list[int] = []
+        for index, content in enumerate(contents):
+            if len(self.backlog) >= limit and self.consumers:
+                self.dispatch()
+            if self.arguments.overflow == "reject-publish" and not forced and len(self.backlog) >= limit:
+                refused.append(index)
+                continue
+            self._append(envelope, [content], len(content))
+            if len(self.backlog) > limit and self.consumers:
+                self.dispatch()
+            if self.arguments.overflow == "drop-head":
+                while len(self.backlog) > limit:
+                    self._dead_letter(self.backlog.take(1), "maxlen")
+        return refused
+
+    def _expiry(self, envelope: Envelope) -> int:
+        """When a message published now expires, in ms since the epoch."""
+        times = [ttl for ttl in (self._ttl_ms, envelope.ttl_ms) if ttl is not None]
+        return self.vhost.broker.now_ms + min(times)
+
+    # --- Handing out ----------------------------------------------------------------------------------------
+
+    def schedule(self) -> None:
+        """There may be something to hand out: look at the end of this turn."""
+        if not self.scheduled:
+            self.scheduled = True
+            self.vhost.broker.scheduled.append(self)
+
+    def dispatch(self) -> None:
+        """Hands ready messages to consumers that have room, each in turn, and sets the timer for the rest."""
+        if self.deleted:
+            return
+        if self._may_expire:
+            self._expire()
+        if self.consumers:
+            if len(self.consumers) == 1:
+                self._dispatch_to(self.consumers[0])
+            else:
+                self._dispatch_in_turn()
+        if self._may_expire or self._leases:
+            self._set_timer()
+
+    def _step(self) -> int:
+        """How many messages to hand out in one step, so that it is about DISPATCH_BYTES_MAX of them."""
+        average = self.backlog.average_bytes()
+        if average * DISPATCH_MESSAGES_MAX <= DISPATCH_BYTES_MAX:
+            return DISPATCH_MESSAGES_MAX
+        return max(1, DISPATCH_BYTES_MAX // average)
+
+    def _dispatch_to(self, consumer: Consumer) -> None:
+        while len(self.backlog):
+            room = consumer.room()
+            if room <= 0:
+                return
+            messages = self.backlog.take(min(room, self._step()))
+            if self._may_expire:
+                messages = self._unexpired(messages)
+            if messages:
+                self._lease(consumer, messages)
+
+    def _dispatch_in_turn(self) -> None:
+        """A message to each consumer with room, round and round. Handed over in batches, except where room is shared."""
+        consumers = self.consumers
+        while len(self.backlog):
+            rooms = [consumer.room() for consumer in consumers]
+            total = sum(1 if c.shared_credit and r > 0 else max(r, 0) for c, r in zip(consumers, rooms, strict=True))
+            if not total:
+                return
+            messages = self.backlog.take(min(total, self._step()))
+            if self._may_expire:
+                messages = self._unexpired(messages)
+            batches: list[list[Message]] = [[] for _ in consumers]
+            index = self._next % len(consumers)
+            for message in messages:
+                while rooms[index] <= 0:
+                    index = (index + 1) % len(consumers)
+                batches[index].append(message)
+                rooms[index] = 0 if consumers[index].shared_credit else rooms[index] - 1
+                index = (index + 1) % len(consumers)
+            self._next = index
+            for consumer, batch in zip(list(consumers), batches, strict=True):
+                if not batch:
+                    continue
+                if consumer.shared_credit and consumer.room() <= 0:  # another of its channel took the last room
+                    for message in batch:
+                        self.backlog.push_back(message)
+                    continue
+                self._lease(consumer, batch)
+
+    def _lease(self, consumer: Consumer, messages: list[Message]) -> None:
+        if self.durable:
+            last = messages[-1]
+            if last.state != UNSTORED:
+                self.log.delivered(last.position)
+        if consumer.auto_settle:
+            self.log.remove(messages)
+        else:
+            count = len(messages)
+            self.leased += count
+            consumer.unsettled += count
+            for message in messages:
+                message.consumer = consumer
+            if self._lease_ms is not None:
+                deadline = self.vhost.broker.now_ms + self._lease_ms
+                for message in messages:
+                    self._leases[message.position] = (deadline, message)
+        consumer.deliver(messages)
+
+    def get(self, consumer: Consumer) -> Message | None:
+        """The next message, for `consumer`, which need not be one of this queue's; None when there is none."""
+        if self._may_expire:
+            self._expire()
+        while messages := self.backlog.take(1):
+            if self._may_expire and not (messages := self._unexpired(messages)):
+                continue
+            self._lease(consumer, messages)
+            if self._may_expire or self._leases:
+                self._set_timer()
+            return messages[0]
+        return None
+
+    # --- Consumers ------------------------------------------------------------------------------------------
+
+    def check_exclusive(self, exclusive: bool) -> None:
+        """AccessRefused when a consumer is exclusive and another is there."""
+        if self.consumers and (exclusive or any(c.exclusive for c in self.consumers)):
+            raise AccessRefused(
+                f"queue '{self.name}' in vhost '{self.vhost.name}' in exclusive use"
+            )
+
+    def add_consumer(self, consumer: Consumer) -> None:
+        self.check_exclusive(consumer.exclusive)
+        self.consumers.append(consumer)
+        self.had_consumer = True
+        self.schedule()
+
+    def remove_consumer(self, consumer: Consumer) -> None:
+        """It gets nothing more; what it has leased stays with it. The last one to go takes an auto-delete queue along."""
+        if consumer not in self.consumers:
+            return
+        index = self.consumers.index(consumer)
+        del self.consumers[index]
+        if index < self._next:
+            self._next -= 1
+        if not self.consumers and self.definition.auto_delete:
+            self.vhost.delete_queue(self)
+
+    # --- Settling -------------------------------------------------------------------------------------------
+
+    def settle(self, messages: list[Message], consumer: Consumer, outcome: Outcome) -> None:
+        """Ends the leases of these messages, all of them with `consumer`."""
+        consumer.unsettled -= len(messages)
+        if self.deleted:
+            return
+        self.leased -= len(messages)
+        if self._leases:
+            for message in messages:
+                self._leases.pop(message.position, None)
+        if outcome is Outcome.ACCEPT:
+            self.log.remove(messages)
+        elif outcome is Outcome.RETURN:
+            self._return(messages, "delivery_limit")
+        else:
+            self._dead_letter(messages, "rejected")
+        if not self.scheduled and len(self.backlog):
+            self.schedule()
+
+    def late(self, consumer: Consumer) -> None:
+        """A consumer spoke of a message whose lease had run out: ignored, but it has room again."""
+        consumer.unsettled -= 1
+        self.late_settlements += 1
+        if not self.deleted:
+            self.schedule()
+
+    def _return(self, messages: list[Message], reason: str) -> None:
+        """Back to their places; those that came back too often are dead-lettered for `reason`."""
+        limit = self.arguments.delivery_limit
+        worn: list[Message] = []
+        for message in messages:
+            message.attempts += 1
+            message.redelivered = True
+            message.consumer = None
+            if limit is not None and message.attempts > limit:
+                worn.append(message)
+                continue
+            self.log.update(message)
+            self.backlog.push_back(message)
+        if worn:
+            self._dead_letter(worn, reason)
+
+    def _dead_letter(self, messages: list[Message], reason: str) -> None:
+        self.vhost.broker.dead_letter(self, messages, reason)
+
+    # --- Time -----------------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """What time has brought: leases that ran out, messages that expired."""
+        self.wake_at_ms = 0
+        if self.deleted:
+            return
+        now_ms = self.vhost.broker.now_ms
+        expired: list[Message] = []
+        while self._leases and len(expired) < TIMER_MESSAGES_MAX:
+            deadline, message = next(iter(self._leases.values()))
+            if deadline > now_ms:
+                break
+            del self._leases[message.position]
+            expired.append(message)
+        if expired:
+            self.leased -= len(expired)
+            for message in expired:
+                message.consumer.revoked(message)
+            self._return(expired, "lease_expired")
+        self.schedule()  # expires what is due, hands out what came back, sets the timer again
+
+    def _expire(self) -> None:
+        """Dead-letters what has expired at the front: only there, as the order is kept (as RabbitMQ does)."""
+        now_ms = self.vhost.broker.now_ms
+        for _ in range(TIMER_MESSAGES_MAX):
+            message = self.backlog.first()
+            if message is None or not message.expires_at_ms or message.expires_at_ms >= now_ms:
+                return
+            self._dead_letter(self.backlog.take(1), "expired")
+
+    def _unexpired(self, messages: list[Message]) -> list[Message]:
+        now_ms = self.vhost.broker.now_ms
+        expired = [m for m in messages if m.expires_at_ms and m.expires_at_ms < now_ms]
+        if not expired:
+            return messages
+        self._dead_letter(expired, "expired")
+        return [m for m in messages if not m.expires_at_ms or m.expires_at_ms >= now_ms]
+
+    def _set_timer(self) -> None:
+        """At the next lease's end or the first message's expiry (one ms later: it may be delivered at its last)."""
+        times = []
+        if self._leases:
+            times.append(next(iter(self._leases.values()))[0])
+        if self._may_expire:
+            first = self.backlog.first()
+            if first is not None and first.expires_at_ms:
+                times.append(first.expires_at_ms + 1)
+        if times:
+            self.vhost.broker.wake(self, min(times))
+
+    # --- The whole queue ------------------------------------------------------------------------------------
+
+    def purge(self) -> int:
+        """Removes all ready messages; returns how many there were. Leased ones stay (AMQP 0-9-1 basic queue.purge)."""
+        messages, on_disk = self.backlog.clear()
+        self.log.remove(messages)
+        if on_disk is None:
+            return len(messages)
+        count, first, last = on_disk
+        self.vhost.broker.store.journal.drop_range(self.log.queue_id, first, last)
+        self.log.forget(count)
+        return len(messages) + count
+
+    def close(self) -> None:
+        """The queue was deleted: forget its messages, tell its consumers."""
+        self.deleted = True
+        self._leases.clear()
+        self.backlog.clear()
+        self.vhost.broker.store.journal.drop_queue(self.log)
+        consumers, self.consumers = self.consumers, []
+        for consumer in consumers:
+            consumer.cancelled()

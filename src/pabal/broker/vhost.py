@@ -1,0 +1,340 @@
+"""A virtual host: its exchanges, queues and bindings, and the way of a message from one to the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pabal.broker.exchange import EXCHANGE_TYPES, PREDECLARED, Binding, BindingKey, Exchange
+from pabal.broker.queue import Queue
+from pabal.model.arguments import compare, compare_flag, parse_queue_arguments
+from pabal.model.definitions import BindingDefinition, ExchangeDefinition, QueueDefinition, canonical
+from pabal.model.errors import AccessRefused, InvalidCommand, Locked, NotFound, PreconditionFailed
+from pabal.model.limits import ROUTES_CACHED_MAX
+from pabal.model.message import Envelope
+from pabal.store.journal import QueueState
+
+if TYPE_CHECKING:
+    from pabal.broker.broker import Broker
+
+
+class Published(NamedTuple):
+    """Indexes of the published messages that reached no queue, and of those that a full queue refused."""
+
+    unroutable: Sequence[int]
+    refused: Sequence[int]
+
+
+ALL_TAKEN = Published((), ())
+
+
+class Vhost:
+    def __init__(self, broker: Broker, name: str) -> None:
+        self.broker = broker
+        self.name = name
+        self.exchanges: dict[str, Exchange] = {}
+        self.queues: dict[str, Queue] = {}
+        self._bindings_to: dict[Queue | Exchange, dict[tuple[str, BindingKey], Binding]] = {}
+        self._routes: dict[tuple[str, str], list[Queue]] = {}
+        for exchange, kind in PREDECLARED:
+            self.exchanges[exchange] = EXCHANGE_TYPES[kind](ExchangeDefinition(name, exchange, kind))
+
+    # --- Publishing -----------------------------------------------------------------------------------------
+
+    def publish(self, envelope: Envelope, contents: list[bytes], content_bytes: int) -> Published:
+        """Routes messages that were published alike. `content_bytes`: of all contents together.
+
+        NotFound: no such exchange. AccessRefused: it is internal.
+        """
+        queues = self._routes.get((envelope.exchange, envelope.routing_key))
+        if queues is None:
+            self._check_publish(envelope.exchange)
+            queues = self._cached_route(envelope)
+            if queues is None:
+                return self._publish_by_headers(envelope, contents)
+        if len(queues) == 1:
+            refused = queues[0].publish(envelope, contents, content_bytes)
+            return Published((), refused) if refused else ALL_TAKEN
+        if not queues:
+            return Published(range(len(contents)), ())
+        refusals: set[int] = set()
+        for queue in queues:
+            refusals.update(queue.publish(envelope, contents, content_bytes))
+        return Published((), sorted(refusals))
+
+    def targets(self, envelope: Envelope, content: bytes) -> list[Queue]:
+        """The queues that a message with this envelope and content goes to now."""
+        queues = self._routes.get((envelope.exchange, envelope.routing_key))
+        if queues is None:
+            queues = self._cached_route(envelope)
+        if queues is None:
+            queues, _ = self._route(envelope.exchange, envelope.routing_key, envelope.container.headers(content))
+        return queues
+
+    def _publish_by_headers(self, envelope: Envelope, contents: list[bytes]) -> Published:
+        unroutable: list[int] = []
+        refused: list[int] = []
+        for index, content in enumerate(contents):
+            queues = self.targets(envelope, content)
+            if not queues:
+                unroutable.append(index)
+            if any([queue.publish(envelope, [content], len(content)) for queue in queues]):
+                refused.append(index)
+        return Published(unroutable, refused)
+
+    def _check_publish(self, name: str) -> None:
+        exchange = self.exchange(name)
+        if exchange.definition.internal:
+            raise AccessRefused(f"cannot publish to internal exchange '{name}' in vhost '{self.name}'")
+
+    def _cached_route(self, envelope: Envelope) -> list[Queue] | None:
+        """The route by exchange and key, kept until a binding changes; None when headers decide."""
+        queues, by_headers = self._route(envelope.exchange, envelope.routing_key, {})
+        if by_headers:
+            return None
+        if len(self._routes) >= ROUTES_CACHED_MAX:
+            self._routes.clear()
+        self._routes[(envelope.exchange, envelope.routing_key)] = queues
+        return queues
+
+    def _route(self, name: str, key: str, headers: Mapping[str, Any]) -> tuple[list[Queue], bool]:
+        """Each queue once, through bindings between exchanges; and whether headers had a say."""
+        found: dict[Queue, None] = {}
+        seen: set[str] = set()
+        waiting: list[Exchange] = [self.exchanges[name]]
+        by_headers = False
+        while waiting:
+            exchange = waiting.pop()
+            if exchange.name in seen:
+                continue
+            seen.add(exchange.name)
+            by_headers = by_headers or exchange.uses_headers
+            if exchange.name == "":
+                destinations: list[Queue | Exchange] = [self.queues[key]] if key in self.queues else []
+            else:
+                destinations = list(exchange.route(key, headers))
+            for destination in destinations:
+                if isinstance(destination, Queue):
+                    found[destination] = None
+                else:
+                    waiting.append(destination)
+            if not destinations and exchange.alternate in self.exchanges:
+                waiting.append(self.exchanges[exchange.alternate])
+        return list(found), by_headers
+
+    # --- Exchanges ------------------------------------------------------------------------------------------
+
+    def exchange(self, name: str) -> Exchange:
+        exchange = self.exchanges.get(name)
+        if exchange is None:
+            raise NotFound(f"no exchange '{name}' in vhost '{self.name}'")
+        return exchange
+
+    def declare_exchange(self, definition: ExchangeDefinition) -> bool:
+        """True when it was made, False when the same one was there already."""
+        name = definition.name
+        if definition.type not in EXCHANGE_TYPES:
+            raise InvalidCommand(f"unknown exchange type '{definition.type}'")
+        existing = self.exchanges.get(name)
+        if existing is not None:
+            current = existing.definition
+            compare_flag("exchange", name, self.name, "type", current.type, definition.type)
+            compare_flag("exchange", name, self.name, "durable", current.durable, definition.durable)
+            compare_flag("exchange", name, self.name, "auto_delete", current.auto_delete, definition.auto_delete)
+            compare_flag("exchange", name, self.name, "internal", current.internal, definition.internal)
+            compare("exchange", name, self.name, current.arguments, definition.arguments)
+            return False
+        if name.startswith("amq."):
+            raise AccessRefused(f"exchange name '{name}' contains reserved prefix 'amq.*'")
+        self.add_exchange(definition)
+        if definition.durable:
+            self.broker.store.journal.define(definition)
+        return True
+
+    def add_exchange(self, definition: ExchangeDefinition) -> None:
+        self.exchanges[definition.name] = EXCHANGE_TYPES[definition.type](definition)
+        self._routes.clear()
+
+    def delete_exchange(self, name: str, if_unused: bool = False) -> bool:
+        """False when there was none (RabbitMQ does not mind)."""
+        if name == "" or name.startswith("amq."):
+            raise AccessRefused(
+                f"exchange name '{name}' contains reserved prefix 'amq.*'"
+                if name
+                else "operation not permitted on the default exchange"
+            )
+        exchange = self.exchanges.get(name)
+        if exchange is None:
+            return False
+        if if_unused and exchange.bindings:
+            raise PreconditionFailed(f"exchange '{name}' in vhost '{self.name}' in use")
+        self._remove_exchange(exchange)
+        return True
+
+    def _remove_exchange(self, exchange: Exchange) -> None:
+        del self.exchanges[exchange.name]
+        for binding in list(exchange.bindings.values()):
+            self._remove_binding(exchange, binding)
+        self._remove_bindings_to(exchange)
+        if exchange.definition.durable:
+            self.broker.store.journal.undefine(exchange.definition)
+        self._routes.clear()
+
+    # --- Queues ---------------------------------------------------------------------------------------------
+
+    def queue(self, name: str, owner: object | None = None) -> Queue:
+        """The queue, for a connection `owner`. Locked: it is another connection's."""
+        queue = self.queues.get(name)
+        if queue is None:
+            raise NotFound(f"no queue '{name}' in vhost '{self.name}'")
+        if queue.owner is not None and queue.owner is not owner:
+            raise Locked(
+                f"cannot obtain exclusive access to locked queue '{name}' in vhost '{self.name}'. It could be "
+                f"originally declared on another connection or the exclusive property value does not match "
+                f"that of the original declaration."
+            )
+        return queue
+
+    def declare_queue(
+        self,
+        name: str,
+        durable: bool,
+        exclusive: bool,
+        auto_delete: bool,
+        arguments: dict[str, Any],
+        owner: object,
+    ) -> tuple[Queue, bool]:
+        """The queue, and whether it was made. An empty name asks for one of the broker's making."""
+        if not name:
+            name = self.broker.name_queue()
+        elif name in self.queues:
+            queue = self.queue(name, owner)
+            current = queue.definition
+            compare_flag("queue", name, self.name, "durable", current.durable, durable)
+            compare_flag("queue", name, self.name, "auto_delete", current.auto_delete, auto_delete)
+            compare_flag("queue", name, self.name, "exclusive", queue.owner is not None, exclusive)
+            compare("queue", name, self.name, current.arguments, arguments)
+            return queue, False
+        elif name.startswith("amq."):
+            raise AccessRefused(f"queue name '{name}' contains reserved prefix 'amq.*'")
+        parse_queue_arguments(arguments, name, self.name)
+        definition = QueueDefinition(
+            self.name, name, self.broker.next_queue_id(), durable, auto_delete, arguments
+        )
+        queue = self.add_queue(definition, None, owner if exclusive else None)
+        if exclusive:
+            self.broker.own(owner, queue)
+        elif durable:
+            self.broker.store.journal.define(definition)
+        return queue, True
+
+    def add_queue(
+        self, definition: QueueDefinition, state: QueueState | None, owner: object | None = None
+    ) -> Queue:
+        parsed = parse_queue_arguments(definition.arguments, definition.name, self.name)
+        log = self.broker.store.journal.queue_log(definition.queue_id, state)
+        queue = Queue(self, definition, parsed, log, owner)
+        self.queues[definition.name] = queue
+        self._routes.clear()
+        if queue.ready:
+            queue.schedule()  # sets the timer of the first message, should that expire
+        return queue
+
+    def delete_queue(self, queue: Queue, if_unused: bool = False, if_empty: bool = False) -> int:
+        """Returns how many ready messages it had."""
+        if queue.deleted:
+            return 0
+        if if_unused and queue.consumers:
+            raise PreconditionFailed(f"queue '{queue.name}' in vhost '{self.name}' in use")
+        if if_empty and (queue.ready or queue.leased):
+            raise PreconditionFailed(f"queue '{queue.name}' in vhost '{self.name}' is not empty")
+        ready = queue.ready
+        del self.queues[queue.name]
+        self._routes.clear()
+        if queue.durable and queue.owner is None:
+            self.broker.store.journal.undefine(queue.definition)
+        self._remove_bindings_to(queue)
+        queue.close()
+        return ready
+
+    # --- Bindings -------------------------------------------------------------------------------------------
+
+    def bind(self, definition: BindingDefinition, owner: object | None = None) -> bool:
+        """False when it was there. The default exchange takes no bindings."""
+        if definition.source == "" or (definition.to_exchange and definition.destination == ""):
+            raise AccessRefused("operation not permitted on the default exchange")
+        destination: Queue | Exchange = (
+            self.exchange(definition.destination)
+            if definition.to_exchange
+            else self.queue(definition.destination, owner)
+        )
+        source = self.exchange(definition.source)
+        source.check_binding(definition)
+        return self._add_binding(source, destination, definition, store=True)
+
+    def add_binding(self, definition: BindingDefinition) -> None:
+        """One that the store had."""
+        destination: Queue | Exchange = (
+            self.exchanges[definition.destination]
+            if definition.to_exchange
+            else self.queues[definition.destination]
+        )
+        self._add_binding(self.exchanges[definition.source], destination, definition, store=False)
+
+    def _add_binding(
+        self, source: Exchange, destination: Queue | Exchange, definition: BindingDefinition, store: bool
+    ) -> bool:
+        durable = source.definition.durable and destination.definition.durable
+        if isinstance(destination, Queue) and destination.owner is not None:
+            durable = False
+        binding = Binding(definition, destination, durable)
+        if not source.bind(binding):
+            return False
+        self._bindings_to.setdefault(destination, {})[(source.name, binding.key)] = binding
+        self._routes.clear()
+        if durable and store:
+            self.broker.store.journal.define(definition)
+        return True
+
+    def unbind(self, definition: BindingDefinition, owner: object | None = None) -> bool:
+        """False when there was none (RabbitMQ does not mind)."""
+        if definition.source == "" or (definition.to_exchange and definition.destination == ""):
+            raise AccessRefused("operation not permitted on the default exchange")
+        if definition.to_exchange:
+            self.exchange(definition.destination)
+        else:
+            self.queue(definition.destination, owner)
+        source = self.exchange(definition.source)
+        key = (
+            definition.to_exchange,
+            definition.destination,
+            definition.routing_key,
+            canonical(definition.arguments),
+        )
+        binding = source.bindings.get(key)
+        if binding is None:
+            return False
+        self._remove_binding(source, binding)
+        self._delete_if_unused(source)
+        return True
+
+    def _remove_binding(self, source: Exchange, binding: Binding) -> None:
+        source.unbind(binding.key)
+        others = self._bindings_to[binding.destination]
+        del others[(source.name, binding.key)]
+        if not others:
+            del self._bindings_to[binding.destination]
+        if binding.durable:
+            self.broker.store.journal.undefine(binding.definition)
+        self._routes.clear()
+
+    def _remove_bindings_to(self, destination: Queue | Exchange) -> None:
+        for (name, _), binding in list(self._bindings_to.get(destination, {}).items()):
+            source = self.exchanges.get(name)
+            if source is not None and binding.key in source.bindings:
+                self._remove_binding(source, binding)
+                self._delete_if_unused(source)
+
+    def _delete_if_unused(self, exchange: Exchange) -> None:
+        if exchange.definition.auto_delete and not exchange.bindings and exchange.name in self.exchanges:
+            self._remove_exchange(exchange)

@@ -1,0 +1,117 @@
+"""`pabal`: the commands a person types."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import logging
+import os
+import platform
+import secrets
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pabal import __version__
+
+_STARTED = time.monotonic()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message=f"pabal %(version)s (Python {platform.python_version()})")
+def main() -> None:
+    """Pabal: a durable message queue broker that RabbitMQ's clients use unchanged."""
+
+
+@main.command()
+@click.option("--port", type=int, help="AMQP port; 0 for any free one.  [default: 5672]")
+@click.option("--bind", help="Address to listen on.  [default: 127.0.0.1]")
+@click.option("--data", type=click.Path(file_okay=False), help="Data directory.  [default: ./pabal-data]")
+@click.option("--memory", is_flag=True, default=None, help="Keep nothing on disk.")
+@click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="A TOML file with settings.")
+@click.option("--log-level", help="debug, info, warning or error.  [default: info]")
+def serve(config: Path | None, **given: Any) -> None:
+    """Start the broker. Settings come from the command line, PABAL_* variables, then --config."""
+    from pabal.server.settings import SettingsError, load_settings
+
+    try:
+        settings = load_settings(config, os.environ, given)
+    except SettingsError as error:
+        _die(str(error), 2)
+    logging.basicConfig(
+        level=settings.log_level.upper(),
+        stream=sys.stderr,
+        format="%(asctime)s.%(msecs)03d %(levelname)-7s %(message)s",
+        datefmt="%H:%M:%S",
+    )
+    from pabal.model.errors import StoreError
+
+    try:
+        _run(settings)
+    except StoreError as error:
+        _die(str(error), 1)
+
+
+def _run(settings: Any) -> None:
+    from pabal.server.server import Server, open_store
+
+    store = open_store(settings)
+
+    async def run() -> None:
+        server = Server(settings, store, logging.getLogger("pabal"))
+        try:
+            await server.start()
+        except OSError as error:
+            store.close()
+            _die(f"cannot listen on {settings.bind} port {settings.port}: {error.strerror or error}", 1)
+        _banner(settings, server.ports[0])
+        await server.run()
+        click.echo("stopped: everything confirmed is on disk" if not settings.memory else "stopped")
+
+    _event_loop_run(run)
+
+
+def _event_loop_run(main_coroutine: Any) -> None:
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(main_coroutine())
+    else:
+        uvloop.run(main_coroutine())
+
+
+def _banner(settings: Any, port: int) -> None:
+    where = "nowhere: everything is forgotten at the end" if settings.memory else str(Path(settings.data).resolve())
+    host = f"[{settings.bind}]" if ":" in settings.bind else settings.bind
+    url_host = "localhost" if settings.bind in ("127.0.0.1", "0.0.0.0", "::1", "::") else host
+    login = "guest:guest@" if not settings.users else "USER:PASSWORD@"
+    ready_ms = (time.monotonic() - _STARTED) * 1000
+    rows = [
+        ("AMQP 0-9-1", f"{host}:{port}"),
+        ("connect", f"amqp://{login}{url_host}:{port}/"),
+        ("data", where),
+    ]
+    click.echo(click.style(f"\n  pabal {__version__}", bold=True) + f"  ready in {ready_ms:.0f} ms\n")
+    for name, value in rows:
+        click.echo(f"  {click.style(f'{name:<11}', dim=True)} {value}")
+    click.echo(click.style("\n  Ctrl-C stops it.\n", dim=True))
+    sys.stdout.flush()
+
+
+@main.command("hash-password")
+def hash_password_command() -> None:
+    """Ask for a password, print the hash for `users` in the settings file."""
+    from pabal.model.passwords import hash_password
+
+    password = getpass.getpass("Password: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
+    if not password:
+        _die("an empty password is not one", 2)
+    click.echo(hash_password(password, secrets.token_bytes(16)))
+
+
+def _die(message: str, code: int) -> Any:
+    click.echo(click.style("pabal: ", fg="red", bold=True) + message, err=True)
+    raise SystemExit(code)

@@ -1,0 +1,155 @@
+"""The arguments of queues: which ones there are, what they may hold, and when two declarations are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pabal.model.errors import PreconditionFailed
+from pabal.model.limits import ARGUMENT_MS_MAX, NAME_BYTES_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class QueueArguments:
+    """What a queue's arguments ask for. Times in ms; None: not asked for."""
+
+    message_ttl_ms: int | None = None
+    expires_ms: int | None = None
+    max_length: int | None = None
+    overflow: str = "drop-head"
+    dead_letter_exchange: str | None = None
+    dead_letter_routing_key: str | None = None
+    delivery_limit: int | None = None
+    lease_ms: int | None = None
+
+
+def _integer(value: Any, least: int, most: int | None) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"expected an integer, got {_shown(value)}")
+    if value < least:
+        raise ValueError(f"{value} is less than {least}")
+    if most is not None and value > most:
+        raise ValueError(f"{value} is more than {most}")
+    return value
+
+
+def _duration(value: Any) -> int:
+    return _integer(value, 0, ARGUMENT_MS_MAX)
+
+
+def _positive_duration(value: Any) -> int:
+    return _integer(value, 1, ARGUMENT_MS_MAX)
+
+
+def _count(value: Any) -> int:
+    return _integer(value, 0, None)
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"expected a string, got {_shown(value)}")
+    if len(value.encode("utf-8", "surrogateescape")) > NAME_BYTES_MAX:
+        raise ValueError(f"longer than {NAME_BYTES_MAX} bytes")
+    return value
+
+
+def _overflow(value: Any) -> str:
+    if value not in ("drop-head", "reject-publish"):
+        raise ValueError(f"{_shown(value)} is none of drop-head, reject-publish")
+    return str(value)
+
+
+KNOWN: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "x-message-ttl": ("message_ttl_ms", _duration),
+    "x-expires": ("expires_ms", _positive_duration),
+    "x-max-length": ("max_length", _count),
+    "x-overflow": ("overflow", _overflow),
+    "x-dead-letter-exchange": ("dead_letter_exchange", _name),
+    "x-dead-letter-routing-key": ("dead_letter_routing_key", _name),
+    "x-delivery-limit": ("delivery_limit", _count),
+    "x-consumer-timeout": ("lease_ms", _positive_duration),
+}
+"""Argument name to the field of QueueArguments and the check. Others are kept, compared and not acted on."""
+
+UNSUPPORTED = {
+    "x-max-priority": "priority queues",
+    "x-max-length-bytes": "a queue limit in bytes",
+    "x-single-active-consumer": "a single active consumer",
+}
+"""Arguments that change what a queue does and that this version does not have: refused, not ignored."""
+
+
+def parse_queue_arguments(arguments: Mapping[str, Any], queue: str, vhost: str) -> QueueArguments:
+    """The meaning of `arguments`; PreconditionFailed when one is not valid or not supported."""
+    fields: dict[str, Any] = {}
+    where = f"for queue '{queue}' in vhost '{vhost}'"
+    for name, value in arguments.items():
+        if name in UNSUPPORTED and value not in (None, False):
+            raise PreconditionFailed(f"arg '{name}' {where}: {UNSUPPORTED[name]} is not supported yet")
+        if name == "x-queue-type" and value not in ("classic", "quorum"):
+            raise PreconditionFailed(
+                f"invalid arg 'x-queue-type' {where}: {_shown(value)} is none of classic, quorum"
+            )
+        if name in KNOWN:
+            field, check = KNOWN[name]
+            try:
+                fields[field] = check(value)
+            except ValueError as error:
+                raise PreconditionFailed(f"invalid arg '{name}' {where}: {error}") from None
+    if "dead_letter_routing_key" in fields and "dead_letter_exchange" not in fields:
+        raise PreconditionFailed(
+            f"invalid arg 'x-dead-letter-routing-key' {where}: there is no 'x-dead-letter-exchange'"
+        )
+    return QueueArguments(**fields)
+
+
+def compare(
+    kind: str, name: str, vhost: str, current: Mapping[str, Any], asked: Mapping[str, Any]
+) -> None:
+    """PreconditionFailed when two argument tables differ, in RabbitMQ's words (rabbit_misc:assert_args_equivalence)."""
+    for key in sorted({*current, *asked}):
+        if key in current and key in asked and _same(current[key], asked[key]):
+            continue
+        raise PreconditionFailed(
+            f"inequivalent arg '{key}' for {kind} '{name}' in vhost '{vhost}': "
+            f"received {_described(asked, key)} but current is {_described(current, key)}"
+        )
+
+
+def compare_flag(kind: str, name: str, vhost: str, flag: str, current: object, asked: object) -> None:
+    """The same for a declaration's own fields (durable, auto_delete, type, ...)."""
+    if current != asked:
+        raise PreconditionFailed(
+            f"inequivalent arg '{flag}' for {kind} '{name}' in vhost '{vhost}': "
+            f"received '{_plain(asked)}' but current is '{_plain(current)}'"
+        )
+
+
+def _same(a: Any, b: Any) -> bool:
+    return type(a) is type(b) and bool(a == b)
+
+
+def _described(table: Mapping[str, Any], key: str) -> str:
+    if key not in table:
+        return "none"
+    value = table[key]
+    return f"the value '{_plain(value)}' of type '{_type_name(value)}'"
+
+
+def _type_name(value: Any) -> str:
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, int):
+        return "signedint" if -(2**31) <= value < 2**31 else "long"
+    names = {str: "longstr", bytes: "binary", float: "double", list: "array", dict: "table"}
+    return names.get(type(value), type(value).__name__)
+
+
+def _plain(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,147 @@
+"""What outlives the process besides messages: vhosts, users, exchanges, queues, bindings; and how it is encoded.
+
+Encoded as JSON, one object a definition, with the fields of the class and "kind". Values that JSON lacks are
+objects with one key: {"$bytes": base64}, {"$time": seconds}, {"$decimal": text}; a key of the peer's own that
+begins with "$" is written with one more. A new field gets a default here, so that older files still load.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class VhostDefinition:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class UserDefinition:
+    """`password_hash` as model.passwords writes it. `vhosts`: those the user may open, "*" for all."""
+
+    name: str
+    password_hash: str
+    vhosts: list[str] = field(default_factory=list)
+    loopback_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeDefinition:
+    vhost: str
+    name: str
+    type: str
+    durable: bool = True
+    auto_delete: bool = False
+    internal: bool = False
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueDefinition:
+    """`queue_id`: the key range of its messages in the store, never used twice."""
+
+    vhost: str
+    name: str
+    queue_id: int
+    durable: bool = True
+    auto_delete: bool = False
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class BindingDefinition:
+    """From the exchange `source` to `destination`, which is a queue, or an exchange when `to_exchange`."""
+
+    vhost: str
+    source: str
+    destination: str
+    to_exchange: bool
+    routing_key: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+Definition = (
+    VhostDefinition | UserDefinition | ExchangeDefinition | QueueDefinition | BindingDefinition
+)
+
+KINDS: dict[str, type[Any]] = {
+    "vhost": VhostDefinition,
+    "user": UserDefinition,
+    "exchange": ExchangeDefinition,
+    "queue": QueueDefinition,
+    "binding": BindingDefinition,
+}
+_KIND_OF = {cls: kind for kind, cls in KINDS.items()}
+_IDENTITY = {
+    VhostDefinition: ("name",),
+    UserDefinition: ("name",),
+    ExchangeDefinition: ("vhost", "name"),
+    QueueDefinition: ("vhost", "name"),
+    BindingDefinition: ("vhost", "source", "destination", "to_exchange", "routing_key", "arguments"),
+}
+
+
+def definition_key(definition: Definition) -> bytes:
+    """The key a definition is stored under: its kind, and a digest of what names it (names may be long)."""
+    kind = _KIND_OF[type(definition)]
+    names = [_escaped(getattr(definition, name)) for name in _IDENTITY[type(definition)]]
+    return kind.encode() + b":" + hashlib.blake2b(canonical(names).encode(), digest_size=20).digest()
+
+
+def encode_definition(definition: Definition) -> bytes:
+    return canonical(_escaped({"kind": _KIND_OF[type(definition)], **asdict(definition)})).encode()
+
+
+def decode_definition(data: bytes) -> Definition:
+    """ValueError when the bytes are no definition. Fields of a later version are ignored."""
+    value = json.loads(data, object_hook=_from_json)
+    if not isinstance(value, dict) or value.get("kind") not in KINDS:
+        raise ValueError("not a definition")
+    cls = KINDS[value["kind"]]
+    known = {f.name for f in fields(cls)}
+    try:
+        definition: Definition = cls(**{k: v for k, v in value.items() if k in known})
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    return definition
+
+
+def canonical(value: Any) -> str:
+    """The same text for equal values: keys sorted, no spaces, only ASCII."""
+    return json.dumps(value, default=_to_json, sort_keys=True, separators=(",", ":"))
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {"$" + k if k.startswith("$") else k: _escaped(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_escaped(v) for v in value]
+    return value
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return {"$bytes": base64.b64encode(value).decode()}
+    if isinstance(value, datetime):
+        return {"$time": int(value.timestamp())}
+    if isinstance(value, Decimal):
+        return {"$decimal": str(value)}
+    raise TypeError(f"{type(value).__name__} cannot be stored in a definition")
+
+
+def _from_json(value: dict[str, Any]) -> Any:
+    if len(value) == 1:
+        [(key, inner)] = value.items()
+        if key == "$bytes":
+            return base64.b64decode(inner)
+        if key == "$time":
+            return datetime.fromtimestamp(inner, UTC)
+        if key == "$decimal":
+            return Decimal(inner)
+    return {k[1:] if k.startswith("$") else k: v for k, v in value.items()}

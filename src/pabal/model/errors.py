@@ -1,0 +1,33 @@
+"""What the broker refuses, in words of no protocol; each session gives them its own codes."""
+
+
+class BrokerError(Exception):
+    """Something asked of the broker cannot be done. `str(error)` is the reason, fit for the peer."""
+
+
+class NotFound(BrokerError):
+    """There is no such exchange, queue or vhost."""
+
+
+class AccessRefused(BrokerError):
+    """The name is reserved, or the entity belongs to somebody else."""
+
+
+class Locked(BrokerError):
+    """The queue is exclusive to another connection."""
+
+
+class PreconditionFailed(BrokerError):
+    """The entity is there with other settings, is in use, or an argument is not valid."""
+
+
+class InvalidCommand(BrokerError):
+    """No broker could do this: an unknown exchange type."""
+
+
+class NotAllowed(BrokerError):
+    """Not for this user."""
+
+
+class StoreError(Exception):
+    """The store cannot go on or cannot be opened. `str(error)` says why and what to do."""

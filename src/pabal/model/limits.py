@@ -1,0 +1,86 @@
+"""Every limit of the broker, with its unit in its name. Settings may lower or raise those marked (setting)."""
+
+from typing import Final
+
+# --- Names and arguments -------------------------------------------------------------------------------------
+NAME_BYTES_MAX: Final = 255
+"""Names of exchanges, queues, vhosts, consumers and routing keys, UTF-8 (AMQP 0-9-1 §4.2.5.3)."""
+
+ARGUMENT_MS_MAX: Final = 4_294_967_295
+"""The longest time an argument may name (RabbitMQ: 2**32 - 1 ms)."""
+
+# --- Messages ------------------------------------------------------------------------------------------------
+MESSAGE_BYTES_MAX: Final = 128 * 1024 * 1024
+"""Body size of one message (setting `message_bytes_max`)."""
+
+ASSEMBLY_BYTES_MAX: Final = 2 * MESSAGE_BYTES_MAX
+"""Unfinished message bodies of one connection, all channels together: twice the message limit."""
+
+# --- Connections and channels --------------------------------------------------------------------------------
+FRAME_BYTES_MAX: Final = 131_072
+"""frame_max proposed in connection.tune, whole frames (setting `frame_bytes_max`)."""
+
+FRAME_BYTES_MIN: Final = 4096
+"""The smallest frame_max a peer may ask for (AMQP 0-9-1 §4.2.3 frame-min-size)."""
+
+CHANNEL_MAX: Final = 2047
+"""channel_max proposed in connection.tune: channels of one connection (setting `channel_max`)."""
+
+HEARTBEAT_SECONDS: Final = 60
+"""heartbeat proposed in connection.tune (setting `heartbeat_seconds`)."""
+
+HANDSHAKE_SECONDS_MAX: Final = 10
+"""A peer that has not opened its connection by then is dropped."""
+
+CLOSE_SECONDS_MAX: Final = 5
+"""A peer that has not answered connection.close by then is dropped."""
+
+# --- Memory --------------------------------------------------------------------------------------------------
+OUTPUT_BYTES_HIGH: Final = 1024 * 1024
+"""A connection with more than this unsent gets no deliveries until it has read."""
+
+OUTPUT_BYTES_LOW: Final = 128 * 1024
+"""... and gets deliveries again from here."""
+
+REPLY_BYTES_MAX: Final = 1024 * 1024
+"""A peer that does not read is itself not read any more once this much of replies and confirms waits for it."""
+
+UNSAVED_BYTES_MAX: Final = 64 * 1024 * 1024
+"""Messages waiting for a commit: beyond this, publishers are not read until the commit is done."""
+
+DISPATCH_MESSAGES_MAX: Final = 1024
+"""Messages handed to one consumer in one step."""
+
+DISPATCH_BYTES_MAX: Final = 512 * 1024
+"""... and about this many bytes of them."""
+
+WINDOW_MESSAGES_STORED: Final = 16_384
+"""Ready messages of a durable queue held in memory; the rest is on disk."""
+
+WINDOW_BYTES_STORED: Final = 8 * 1024 * 1024
+"""... and their bytes."""
+
+WINDOW_MESSAGES_TRANSIENT: Final = 131_072
+"""The same for a queue that is not durable: it is written to disk only beyond this."""
+
+WINDOW_BYTES_TRANSIENT: Final = 64 * 1024 * 1024
+"""... and their bytes."""
+
+LOAD_MESSAGES_MAX: Final = 4096
+"""Messages read from the store in one step."""
+
+LOAD_BYTES_MAX: Final = 4 * 1024 * 1024
+"""... and their bytes (one message at least)."""
+
+ROUTES_CACHED_MAX: Final = 65_536
+"""Routes remembered of one vhost."""
+
+TIMER_MESSAGES_MAX: Final = 2048
+"""Messages of one queue expired in one step; the rest follow in the next turn."""
+
+# --- Store ---------------------------------------------------------------------------------------------------
+MAP_BYTES: Final = 64 * 1024**3
+"""Address space reserved for the data file at first; doubled when it is full."""
+
+DROPS_PER_COMMIT_MAX: Final = 2000
+"""Messages of a purged or deleted queue that one commit removes from disk."""

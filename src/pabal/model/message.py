@@ -1,0 +1,117 @@
+"""A message: the encoded content it came with, and the broker's annotations beside it."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+# Where a message stands with the store (Message.state).
+UNSTORED: Final = 0
+"""The store does not have it and need not: transient, or settled before it was written."""
+PENDING: Final = 1
+"""To be put by the next commit."""
+STORED: Final = 2
+"""In the store, or in a commit that has begun."""
+
+
+class Outcome(enum.Enum):
+    """What a consumer, or the queue in its place, says of a delivery."""
+
+    ACCEPT = "accept"
+    """Processed: the message leaves the queue."""
+    RETURN = "return"
+    """Not processed: the message goes back to its own place."""
+    REJECT = "reject"
+    """Not processable: the message is dead-lettered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """One dead-lettering of a message.
+
+    `time_ms`: when, since the epoch. `original_ttl`: the message's own expiration if it had one, as it was
+    written. `count`: how often it died in this queue for this reason.
+    """
+
+    queue: str
+    reason: str
+    exchange: str
+    routing_keys: tuple[str, ...]
+    time_ms: int
+    original_ttl: str | None = None
+    count: int = 1
+
+
+class Container(Protocol):
+    """What the broker may ask of a content without knowing its protocol."""
+
+    code: int
+    """One octet that names the encoding in stored records."""
+
+    def headers(self, content: bytes) -> dict[str, Any]:
+        """The application's headers by name; empty when there are none."""
+
+    def deaths(self, content: bytes) -> list[Death]:
+        """The dead-letter history, newest first."""
+
+    def ttl(self, content: bytes) -> str | None:
+        """The message's own expiration as it was written."""
+
+    def with_death(self, content: bytes, death: Death) -> bytes:
+        """The content with `death` added to its history, and without its own expiration."""
+
+
+class Envelope:
+    """What messages published alike share: where to, and what their properties ask of the broker.
+
+    `ttl_ms`: time to live that the publisher gave, None for none. `record_head` is the store's: the encoded
+    beginning of a record with this envelope, made when first needed.
+    """
+
+    __slots__ = ("container", "exchange", "persistent", "record_head", "routing_key", "ttl_ms")
+
+    def __init__(
+        self, exchange: str, routing_key: str, persistent: bool, ttl_ms: int | None, container: Container
+    ) -> None:
+        self.exchange = exchange
+        self.routing_key = routing_key
+        self.persistent = persistent
+        self.ttl_ms = ttl_ms
+        self.container = container
+        self.record_head: bytes = b""
+
+
+class Message:
+    """A message in one queue. A message routed to many queues is one Message in each, sharing the content.
+
+    Kept by the store: `envelope`, `content`, `position` (its place in the queue), `expires_at_ms` (0 for
+    never), `attempts` (how often it came back unsettled). The rest lives as long as the process:
+    `redelivered`, `state` (above), and while it is leased `consumer` and `delivery` (the session's name for
+    this lease).
+    """
+
+    __slots__ = (
+        "attempts",
+        "consumer",
+        "content",
+        "delivery",
+        "envelope",
+        "expires_at_ms",
+        "position",
+        "redelivered",
+        "state",
+    )
+
+    def __init__(
+        self, envelope: Envelope, content: bytes, position: int, expires_at_ms: int, state: int
+    ) -> None:
+        self.envelope = envelope
+        self.content = content
+        self.position = position
+        self.expires_at_ms = expires_at_ms
+        self.state = state
+        self.attempts = 0
+        self.redelivered = False
+        self.consumer: Any = None  # a broker.consumer.Consumer, which model may not name
+        self.delivery: int = 0

@@ -1,0 +1,1 @@
+"""asyncio: listeners, connections, the turn, configuration, signals."""

@@ -1,0 +1,149 @@
+"""A socket and its session: bytes in both directions, and back-pressure."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
+
+from pabal.model.errors import StoreError
+from pabal.model.limits import CLOSE_SECONDS_MAX, OUTPUT_BYTES_HIGH, OUTPUT_BYTES_LOW, REPLY_BYTES_MAX
+from pabal.session.amqp091.connection import Amqp091Session
+
+if TYPE_CHECKING:
+    from pabal.server.server import Server
+
+_JOINED_BYTES_MAX = 256 * 1024
+
+
+class Connection(asyncio.Protocol):
+    """One client's connection. `make_session` is called when it is made, with whether the peer is on this
+    machine."""
+
+    def __init__(self, server: Server, make_session: Callable[[Connection, bool], Amqp091Session]) -> None:
+        self._server = server
+        self._make_session = make_session
+        self._transport: asyncio.Transport
+        self.session: Amqp091Session
+        self.peer = "?"
+        self._writing_paused = False
+        self._reading_paused = False
+        self._closed_at_ms = 0
+
+    # --- From asyncio ---------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=OUTPUT_BYTES_HIGH, low=OUTPUT_BYTES_LOW)
+        handle = transport.get_extra_info("socket")
+        if handle is not None and handle.family in (socket.AF_INET, socket.AF_INET6):
+            handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        address = transport.get_extra_info("peername")
+        loopback = False
+        if isinstance(address, tuple) and address:
+            self.peer = f"{address[0]}:{address[1]}"
+            loopback = address[0] == "::1" or address[0].removeprefix("::ffff:").startswith("127.")
+        self._server.begin_turn()
+        self.session = self._make_session(self, loopback)
+        self._server.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        server = self._server
+        server.begin_turn()
+        try:
+            self.session.receive_data(data)
+        except StoreError as error:
+            server.fatal(error)
+            return
+        except Exception:
+            server.log.exception("%s: internal error, connection closed", self.peer)
+            self.session.fail_internally()
+        self.after_input()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._server.begin_turn()
+        if not self.session.closed:
+            self.log("closed by the client" + (f": {exc}" if exc else " without saying so"))
+        self.session.connection_lost()
+        self._server.remove(self)
+
+    def pause_writing(self) -> None:
+        self._writing_paused = True
+        self.session.congested = True
+
+    def resume_writing(self) -> None:
+        self._writing_paused = False
+        self._server.begin_turn()
+        self.session.reply_bytes = 0
+        self.session.decongest()
+        if not self._server.overloaded:
+            self.resume_reading()
+
+    # --- From the turn --------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Sends what the session has to say."""
+        session = self.session
+        pieces = session.take_output(self._server.now_ms)
+        transport = self._transport
+        if pieces and not transport.is_closing():
+            if len(pieces) == 1:
+                transport.write(pieces[0])
+            elif sum(map(len, pieces)) <= _JOINED_BYTES_MAX:
+                transport.write(b"".join(pieces))
+            else:
+                transport.writelines(pieces)
+        if session.closed:
+            self._close()
+        elif not self._writing_paused:
+            session.reply_bytes = 0
+            if session.congested:  # it was only this turn's output that was too much
+                self._server.begin_turn()
+                session.decongest()
+
+    def after_input(self) -> None:
+        """Closes or stops reading, as the session's state asks for."""
+        if self.session.closed:
+            self._server.turn.writes(self)
+        elif self._server.overloaded or (
+            self._writing_paused and self.session.reply_bytes > REPLY_BYTES_MAX
+        ):
+            self._pause_reading()
+
+    def tick(self, now_ms: int) -> None:
+        """Once a second: heartbeats and deadlines."""
+        if self.session.closed:
+            if not self._closed_at_ms:
+                self._close()
+            elif now_ms - self._closed_at_ms > CLOSE_SECONDS_MAX * 1000:
+                self._transport.abort()
+        else:
+            self.session.tick(now_ms)
+            self.after_input()
+
+    def resume_reading(self) -> None:
+        if self._reading_paused and not self._transport.is_closing():
+            self._reading_paused = False
+            self._transport.resume_reading()
+
+    @property
+    def stuck(self) -> bool:
+        """Its peer does not read, so it is not read."""
+        return self._writing_paused and self.session.reply_bytes > REPLY_BYTES_MAX
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def log(self, event: str) -> None:
+        self._server.log.info("%s %s", self.peer, event)
+
+    def _pause_reading(self) -> None:
+        if not self._reading_paused and not self._transport.is_closing():
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def _close(self) -> None:
+        if not self._closed_at_ms:
+            self._closed_at_ms = self._server.now_ms
+            self._transport.close()

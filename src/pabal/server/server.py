@@ -1,0 +1,243 @@
+"""The server: one event loop, its listener, its connections, the clock, the commit thread, the way down."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import platform
+import secrets
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from pabal import __version__
+from pabal.broker.access import Access
+from pabal.broker.broker import Broker
+from pabal.model.definitions import UserDefinition
+from pabal.model.errors import StoreError
+from pabal.model.limits import CLOSE_SECONDS_MAX
+from pabal.model.passwords import hash_password
+from pabal.server.connection import Connection
+from pabal.server.settings import Settings
+from pabal.server.turn import Turn
+from pabal.session.amqp091.connection import Amqp091Session
+from pabal.session.amqp091.container import Amqp091Container
+from pabal.session.amqp091.settings import SessionSettings
+from pabal.store.interface import Store
+from pabal.store.lmdb_store import LmdbStore
+from pabal.store.memory import MemoryStore
+
+_GUEST_COST = 16  # the password is no secret, so its hash need not cost anything
+
+
+def open_store(settings: Settings) -> Store:
+    """The store that the settings ask for. StoreError when it cannot be used."""
+    container = Amqp091Container()
+    containers = {container.code: container}
+    return MemoryStore(containers) if settings.memory else LmdbStore(Path(settings.data), containers)
+
+
+class Server:
+    """Runs a broker over a store until `stop`. `ports`: what is listened on, once `start` is done."""
+
+    def __init__(self, settings: Settings, store: Store, log: logging.Logger) -> None:
+        self.settings = settings
+        self.log = log
+        self.ports: list[int] = []
+        self.failure: StoreError | None = None
+        self._store = store
+        self._started_s = time.time() - time.monotonic()
+        self.now_ms = self._clock_ms()
+        self._broker = Broker(store, self.now_ms, lambda: secrets.token_urlsafe(16))
+        self._prepare(settings)
+        self._access = Access(self._broker, secrets.token_bytes(32))
+        self._container = Amqp091Container()
+        self._session_settings = SessionSettings(
+            settings.frame_bytes_max,
+            settings.channel_max,
+            settings.heartbeat_seconds,
+            settings.message_bytes_max,
+            __version__,
+            f"Python {platform.python_version()}",
+        )
+        self.turn = Turn(self._broker, store, self._run_commit, self.fatal)
+        self._in_turn = False
+        self._connections: set[Connection] = set()
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="commit")
+        self._listener: asyncio.Server | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_ms = 0
+        self._overloaded = False
+        self._stopped = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    def _prepare(self, settings: Settings) -> None:
+        """Makes the vhosts and users that the settings name, and `guest` when there would be no user."""
+        for vhost in settings.vhosts:
+            self._broker.add_vhost(vhost)
+        for name, password_hash in settings.users.items():
+            self._broker.put_user(UserDefinition(name, password_hash, ["*"]))
+        if not self._broker.users:
+            kept = hash_password("guest", secrets.token_bytes(16), _GUEST_COST)
+            self._broker.put_user(UserDefinition("guest", kept, ["*"], loopback_only=True))
+
+    # --- Start and stop -------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Listens. OSError when the address cannot be had."""
+        self._listener = await self._loop.create_server(
+            lambda: Connection(self, self._make_session), self.settings.bind, self.settings.port, backlog=1024
+        )
+        self.ports = [sock.getsockname()[1] for sock in self._listener.sockets]
+        self._loop.call_later(1.0, self._tick_connections)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(100_000, 50, 50)
+
+    async def run(self) -> None:
+        """Until a signal, `stop`, or a failure of the store (then it raises that StoreError)."""
+        for name in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(name, self.stop, f"signal {name.name}")
+        await self._stopped.wait()
+        await self._shut_down()
+        if self.failure is not None:
+            raise self.failure
+
+    def stop(self, reason: str) -> None:
+        self.log.info("stopping: %s", reason)
+        self._stopped.set()
+
+    def fatal(self, error: StoreError) -> None:
+        """The store cannot go on: take nothing more, confirm nothing more, end."""
+        if self.failure is None:
+            self.failure = error
+            self.turn.failed = True
+            self.log.error("%s", error)
+            self._stopped.set()
+
+    async def _shut_down(self) -> None:
+        """Stops accepting, commits, closes the clients as their protocol says."""
+        assert self._listener is not None
+        self._listener.close()
+        if self.failure is None:
+            self.begin_turn()
+            for connection in list(self._connections):
+                connection.session.shut_down("broker forced connection closure with reason 'shutdown'")
+                connection.after_input()
+            deadline = self._loop.time() + CLOSE_SECONDS_MAX
+            while (self._connections or self._in_turn or self.turn.committing) and not self.failure:
+                if self._loop.time() > deadline:
+                    break
+                await asyncio.sleep(0.01)
+        for connection in list(self._connections):
+            connection.abort()
+        await asyncio.sleep(0)
+        while self.turn.committing and self.failure is None:
+            await asyncio.sleep(0.01)
+        if self.failure is None and self._store.begin():
+            self._store.finish()
+        self._executor.shutdown()
+        if self.failure is None:
+            self._store.close()
+
+    # --- Turns ----------------------------------------------------------------------------------------------
+
+    @property
+    def overloaded(self) -> bool:
+        """Nothing more is taken in until a commit is done."""
+        if not self._overloaded:
+            self._overloaded = self.turn.overloaded
+        return self._overloaded
+
+    def begin_turn(self) -> None:
+        """Something is about to be decided: sees to it that the turn ends after this pass of the loop."""
+        if not self._in_turn:
+            self._in_turn = True
+            self.now_ms = self._clock_ms()
+            self._broker.begin(self.now_ms)
+            self._loop.call_soon(self._end_turn)
+
+    def _end_turn(self) -> None:
+        self._in_turn = False
+        self.turn.end()
+        self._set_timer()
+
+    def _run_commit(self, finish: Callable[[], None], done: Callable[[StoreError | None], None]) -> None:
+        def finished(future: Future[None]) -> None:
+            self._loop.call_soon_threadsafe(self._committed, done, future.exception())
+
+        self._executor.submit(finish).add_done_callback(finished)
+
+    def _committed(
+        self, done: Callable[[StoreError | None], None], error: BaseException | None
+    ) -> None:
+        self.now_ms = self._clock_ms()
+        self._broker.begin(self.now_ms)
+        if error is not None and not isinstance(error, StoreError):
+            self.log.error("the commit failed", exc_info=error)
+            error = StoreError(f"the commit failed: {error!r}")
+        done(error)
+        if self._overloaded and not self.turn.overloaded:
+            self._overloaded = False
+            for connection in self._connections:
+                if not connection.stuck:
+                    connection.resume_reading()
+        self._set_timer()
+
+    # --- Time -----------------------------------------------------------------------------------------------
+
+    def _clock_ms(self) -> int:
+        """Milliseconds since the epoch as of the start, running evenly whatever is done to the system's clock."""
+        return int((self._started_s + time.monotonic()) * 1000)
+
+    def _set_timer(self) -> None:
+        at_ms = self._broker.next_tick_ms() or 0
+        if at_ms == self._timer_ms:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
+        self._timer_ms = at_ms
+        if at_ms:
+            delay = max(0.0, (at_ms - self._clock_ms()) / 1000)
+            self._timer = self._loop.call_later(delay, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._timer_ms = 0
+        self.begin_turn()
+        try:
+            self._broker.tick(self.now_ms)
+        except StoreError as error:
+            self.fatal(error)
+
+    def _tick_connections(self) -> None:
+        self._loop.call_later(1.0, self._tick_connections)
+        self.begin_turn()
+        for connection in list(self._connections):
+            connection.tick(self.now_ms)
+
+    # --- Connections ----------------------------------------------------------------------------------------
+
+    def _make_session(self, connection: Connection, loopback: bool) -> Amqp091Session:
+        return Amqp091Session(
+            self._broker,
+            self._access,
+            self._session_settings,
+            self._container,
+            lambda: self.turn.writes(connection),
+            connection.log,
+            loopback,
+        )
+
+    def add(self, connection: Connection) -> None:
+        self._connections.add(connection)
+        if len(self._connections) > self.settings.connections_max:
+            connection.log(f"refused: there are {self.settings.connections_max} connections already")
+            connection.abort()
+
+    def remove(self, connection: Connection) -> None:
+        self._connections.discard(connection)

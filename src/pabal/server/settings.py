@@ -1,0 +1,127 @@
+"""Settings: defaults, then a TOML file, then PABAL_* variables, then the command line."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from pabal.model import limits
+
+
+class SettingsError(Exception):
+    """A setting is not valid. `str(error)` says which, where it came from and what it may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Each field is a key of the TOML file, and in capitals behind PABAL_ a variable (but for `users`)."""
+
+    bind: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = 5672
+    """AMQP port; 0 for any free one."""
+    data: str = "pabal-data"
+    """Data directory."""
+    memory: bool = False
+    """Keep nothing on disk."""
+    log_level: str = "info"
+    """debug, info, warning or error."""
+    frame_bytes_max: int = limits.FRAME_BYTES_MAX
+    channel_max: int = limits.CHANNEL_MAX
+    heartbeat_seconds: int = limits.HEARTBEAT_SECONDS
+    message_bytes_max: int = limits.MESSAGE_BYTES_MAX
+    connections_max: int = 10_000
+    """Connections at once; further ones are closed at once."""
+    vhosts: tuple[str, ...] = ("/",)
+    """Made when missing."""
+    users: Mapping[str, str] = field(default_factory=dict)
+    """Name to password hash (`pabal hash-password`), made or changed at start. With none, `guest`, from this
+    machine only."""
+
+
+_RANGES = {
+    "port": (0, 65_535),
+    "frame_bytes_max": (limits.FRAME_BYTES_MIN, 64 * 1024 * 1024),
+    "channel_max": (1, 65_535),
+    "heartbeat_seconds": (0, 65_535),
+    "message_bytes_max": (1, 512 * 1024 * 1024),
+    "connections_max": (1, 1_000_000),
+}
+_LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+def load_settings(file: Path | None, environment: Mapping[str, str], given: Mapping[str, Any]) -> Settings:
+    """Puts the sources together; `given` is the command line's, None values count as not given."""
+    settings = Settings()
+    if file is not None:
+        settings = _changed(settings, _read_file(file), str(file))
+    variables = {
+        f.name: _from_text(f.name, environment[f"PABAL_{f.name.upper()}"])
+        for f in fields(Settings)
+        if f.name != "users" and f"PABAL_{f.name.upper()}" in environment
+    }
+    settings = _changed(settings, variables, "the environment")
+    return _changed(settings, {k: v for k, v in given.items() if v is not None}, "the command line")
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{file}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{file}: {error}") from None
+
+
+def _from_text(name: str, text: str) -> Any:
+    kind = type(getattr(Settings(), name))
+    if kind is bool:
+        if text.lower() not in ("1", "0", "true", "false", "yes", "no"):
+            raise SettingsError(f"PABAL_{name.upper()}={text!r}: expected true or false")
+        return text.lower() in ("1", "true", "yes")
+    if kind is int:
+        try:
+            return int(text)
+        except ValueError:
+            raise SettingsError(f"PABAL_{name.upper()}={text!r}: expected a whole number") from None
+    if kind is tuple:
+        return [part for part in text.split(",") if part]
+    return text
+
+
+def _changed(settings: Settings, values: Mapping[str, Any], source: str) -> Settings:
+    known = {f.name: type(getattr(settings, f.name)) for f in fields(Settings)}
+    checked: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in known:
+            raise SettingsError(f"{source}: there is no setting '{name}'")
+        kind = known[name]
+        if kind is tuple and isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
+            value = tuple(value)
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise SettingsError(f"{source}: {name} = {value!r}: expected {_kind_name(kind)}")
+        low, high = _RANGES.get(name, (None, None))
+        if low is not None and not low <= value <= high:
+            raise SettingsError(f"{source}: {name} = {value}: expected {low} to {high}")
+        if name == "log_level" and value not in _LOG_LEVELS:
+            raise SettingsError(f"{source}: log_level = {value!r}: expected one of {', '.join(_LOG_LEVELS)}")
+        if name == "users":
+            _check_users(value, source)
+        checked[name] = value
+    return replace(settings, **checked)
+
+
+def _check_users(users: Mapping[str, Any], source: str) -> None:
+    for name, kept in users.items():
+        if not isinstance(kept, str) or not kept.startswith("scrypt:") or kept.count(":") != 5:
+            raise SettingsError(
+                f"{source}: users.{name}: expected what 'pabal hash-password' prints, not a password"
+            )
+
+
+def _kind_name(kind: type) -> str:
+    names = {int: "a whole number", str: "a text", bool: "true or false", tuple: "a list of texts"}
+    return names.get(kind, "a table")

@@ -1,0 +1,104 @@
+"""The turn: decide on all that arrived, write deliveries, commit once for all of it, and only then confirm.
+
+While one commit is made durable on another thread, the next turns gather; they begin their commit when it is
+done. There is no timer and no batch size. Knows no sockets: a simulation drives it as the server does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from pabal.broker.broker import Broker, Waiter
+from pabal.model.errors import StoreError
+from pabal.model.limits import UNSAVED_BYTES_MAX
+from pabal.store.interface import Store
+
+
+class Writer(Protocol):
+    """A connection with output."""
+
+    def flush(self) -> None:
+        """Sends it."""
+
+
+class Turn:
+    """`run_commit(finish, done)` calls `finish` where it may block, and then, back on this thread, `done` with
+    the StoreError that it raised or None. `fatal` is told of a failed commit: nothing may be confirmed any more.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        store: Store,
+        run_commit: Callable[[Callable[[], None], Callable[[StoreError | None], None]], None],
+        fatal: Callable[[StoreError], None],
+    ) -> None:
+        self._broker = broker
+        self._store = store
+        self._run_commit = run_commit
+        self._fatal = fatal
+        self._writers: list[Writer] = []
+        self._waiters: dict[Waiter, int] = {}
+        self.committing = False
+        self.failed = False
+
+    @property
+    def overloaded(self) -> bool:
+        """More waits for the disk than should be in memory: take nothing more in until `committing` ends."""
+        return self._store.journal.unsaved_bytes > UNSAVED_BYTES_MAX
+
+    def writes(self, writer: Writer) -> None:
+        """This connection has output."""
+        self._writers.append(writer)
+
+    def end(self) -> None:
+        """Ends a turn: everything that arrived in one pass of the loop has been decided."""
+        if self.failed:
+            return
+        try:
+            self._broker.dispatch()
+            self.flush()
+            if not self.committing:
+                self._commit()
+        except StoreError as error:
+            self._fail(error)
+
+    def flush(self) -> None:
+        while self._writers:
+            writers, self._writers = self._writers, []
+            for writer in writers:
+                writer.flush()
+
+    def _commit(self) -> None:
+        """Begins a commit; when there is nothing to commit, those who wait need not."""
+        while True:
+            self._waiters, self._broker.waiters = self._broker.waiters, {}
+            if self._store.begin():
+                self.committing = True
+                self._run_commit(self._store.finish, self._committed)
+                return
+            if not self._waiters:
+                return
+            self._release()
+
+    def _committed(self, error: StoreError | None) -> None:
+        self.committing = False
+        if error is not None:
+            self._fail(error)
+            return
+        self._store.done()
+        self._release()
+        self.end()
+
+    def _release(self) -> None:
+        """What they wait for is durable."""
+        waiters, self._waiters = self._waiters, {}
+        for waiter, upto in waiters.items():
+            waiter.durable(upto)
+        self._broker.dispatch()
+        self.flush()
+
+    def _fail(self, error: StoreError) -> None:
+        self.failed = True
+        self._fatal(error)

@@ -1,0 +1,1 @@
+"""What the frames of a protocol mean here: one package a protocol. No I/O, no clock."""

@@ -1,0 +1,252 @@
+"""A channel: its consumers, what it has not settled, and the basic, confirm and channel methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pabal.broker.consumer import Consumer
+from pabal.model.message import Message, Outcome
+from pabal.session.amqp091 import entities
+from pabal.session.amqp091.deliveries import ChannelConsumer, GetConsumer, Revoked
+from pabal.session.amqp091.publishing import Publisher
+from pabal.session.amqp091.settings import ChannelFault
+from pabal.wire.amqp091 import methods as m
+from pabal.wire.amqp091.errors import (
+    COMMAND_INVALID,
+    NOT_ALLOWED,
+    NOT_IMPLEMENTED,
+    PRECONDITION_FAILED,
+    WireError,
+)
+
+if TYPE_CHECKING:
+    from pabal.session.amqp091.connection import Amqp091Session
+
+
+class Channel:
+    """`active`: the client takes deliveries (channel.flow). `prefetch`: how many unsettled deliveries all its
+    consumers together may hold (basic.qos global), 0 for any number."""
+
+    def __init__(self, session: Amqp091Session, number: int) -> None:
+        assert session.vhost is not None
+        self.session = session
+        self.broker = session.broker
+        self.vhost = session.vhost
+        self.number = number
+        self.active = True
+        self.closed = False
+        self.prefetch = 0
+        self.last_queue = ""
+        self.last_delivery = 0
+        self.consumers: dict[str, ChannelConsumer] = {}
+        self.unsettled_deliveries: dict[int, Message | Revoked] = {}
+        self.publisher = Publisher(self)
+        self._first_unsettled = 1  # no delivery below it is unsettled
+        self._consumer_prefetch = 0
+
+    def call(self, method: m.Method, arguments: tuple[Any, ...]) -> None:
+        """Does what a client's method asks. BrokerError and ChannelFault close this channel."""
+        handler = _HANDLERS.get(method.key)
+        if handler is None:
+            raise WireError(COMMAND_INVALID, f"{method.name} is not for a broker")
+        handler(self, *arguments)
+
+    def reply(self, method: m.Method, *arguments: object) -> None:
+        self.session.write_reply(m.encode_method(self.number, method, *arguments))
+
+    def durable(self, upto: int) -> None:
+        """See broker.Waiter: what was published up to this number may be confirmed."""
+        if not self.closed:
+            self.publisher.confirm(upto)
+
+    def unsettled(self) -> int:
+        """Deliveries that consumers hold."""
+        return sum(consumer.unsettled for consumer in self.consumers.values())
+
+    def stop_consumers(self) -> None:
+        """Cancels the consumers; what they hold stays with the channel."""
+        consumers = list(self.consumers.values())
+        self.consumers.clear()
+        for consumer in consumers:
+            consumer.queue.remove_consumer(consumer)
+
+    def close(self) -> None:
+        """Cancels the consumers and gives back what is unsettled."""
+        self.closed = True
+        self.stop_consumers()
+        self._settle(list(self.unsettled_deliveries), Outcome.RETURN)
+
+    # --- Settling -------------------------------------------------------------------------------------------
+
+    def ack(self, tags: list[int]) -> None:
+        self._settle(tags, Outcome.ACCEPT)
+
+    def ack_multiple(self, tag: int) -> None:
+        self._settle(self._upto(tag), Outcome.ACCEPT)
+
+    def _upto(self, tag: int) -> list[int]:
+        """The unsettled deliveries up to `tag`, all of them when it is 0 (§1.8.3.13)."""
+        unsettled = self.unsettled_deliveries
+        if tag == 0:
+            tags = list(unsettled)
+            self._first_unsettled = self.last_delivery + 1
+            return tags
+        if tag not in unsettled:
+            raise ChannelFault(PRECONDITION_FAILED, f"unknown delivery tag {tag}")
+        tags = [t for t in range(self._first_unsettled, tag + 1) if t in unsettled]
+        self._first_unsettled = tag + 1
+        return tags
+
+    def _settle(self, tags: list[int], outcome: Outcome) -> None:
+        """Settles deliveries, those of the same consumer in one step."""
+        pop = self.unsettled_deliveries.pop
+        consumer: Consumer | None = None
+        batch: list[Message] = []
+        unknown: int | None = None
+        for tag in tags:
+            delivery = pop(tag, None)
+            if delivery is None:
+                unknown = tag
+                break
+            if isinstance(delivery, Revoked):
+                delivery.consumer.queue.late(delivery.consumer)
+                continue
+            if delivery.consumer is not consumer:
+                if consumer is not None:
+                    consumer.queue.settle(batch, consumer, outcome)
+                consumer = delivery.consumer
+                batch = []
+            batch.append(delivery)
+        if consumer is not None:
+            consumer.queue.settle(batch, consumer, outcome)
+        if self.prefetch:
+            self._schedule_consumers()
+        if unknown is not None:
+            raise ChannelFault(PRECONDITION_FAILED, f"unknown delivery tag {unknown}")
+
+    def _schedule_consumers(self) -> None:
+        for consumer in self.consumers.values():
+            consumer.queue.schedule()
+
+    def basic_nack(self, tag: int, multiple: bool, requeue: bool) -> None:
+        tags = self._upto(tag) if multiple else [tag]
+        self._settle(tags, Outcome.RETURN if requeue else Outcome.REJECT)
+
+    def basic_reject(self, tag: int, requeue: bool) -> None:
+        self.basic_nack(tag, False, requeue)
+
+    def basic_ack(self, tag: int, multiple: bool) -> None:
+        if multiple:
+            self.ack_multiple(tag)
+        else:
+            self.ack([tag])
+
+    def basic_recover(self, requeue: bool) -> None:
+        self.basic_recover_async(requeue)
+        self.reply(m.BASIC_RECOVER_OK)
+
+    def basic_recover_async(self, requeue: bool) -> None:
+        if not requeue:
+            raise WireError(NOT_IMPLEMENTED, "requeue=false")
+        self._settle(self._upto(0), Outcome.RETURN)
+
+    # --- Consuming ------------------------------------------------------------------------------------------
+
+    def basic_qos(self, size: int, count: int, of_channel: bool) -> None:
+        """RabbitMQ's reading: without `global` for each consumer started later, with it for all of the channel."""
+        if size:
+            raise WireError(NOT_IMPLEMENTED, "prefetch_size!=0 (1)" if size == 1 else f"prefetch_size!=0 ({size})")
+        if of_channel:
+            self.prefetch = count
+            for consumer in self.consumers.values():
+                consumer.shared_credit = count > 0
+            self._schedule_consumers()
+        else:
+            self._consumer_prefetch = count
+        self.reply(m.BASIC_QOS_OK)
+
+    def basic_consume(
+        self,
+        queue_name: str,
+        tag: str,
+        no_local: bool,
+        no_ack: bool,
+        exclusive: bool,
+        no_wait: bool,
+        arguments: dict[str, Any],
+    ) -> None:
+        queue = entities.find_queue(self, queue_name)
+        if not tag:
+            tag = self.session.name_consumer()
+        elif tag in self.consumers:
+            raise WireError(
+                NOT_ALLOWED,
+                f"attempt to reuse consumer tag '{tag}'",
+                m.BASIC_CONSUME.class_id,
+                m.BASIC_CONSUME.method_id,
+            )
+        queue.check_exclusive(exclusive)
+        consumer = ChannelConsumer(self, queue, tag, no_ack, exclusive, self._consumer_prefetch)
+        consumer.shared_credit = self.prefetch > 0
+        self.consumers[tag] = consumer
+        if not no_wait:
+            self.reply(m.BASIC_CONSUME_OK, tag)
+        queue.add_consumer(consumer)
+
+    def basic_cancel(self, tag: str, no_wait: bool) -> None:
+        consumer = self.consumers.pop(tag, None)
+        if consumer is not None:
+            consumer.queue.remove_consumer(consumer)
+        if not no_wait:
+            self.reply(m.BASIC_CANCEL_OK, tag)
+
+    def basic_get(self, queue_name: str, no_ack: bool) -> None:
+        queue = entities.find_queue(self, queue_name)
+        if queue.get(GetConsumer(self, queue, no_ack)) is None:
+            self.reply(m.BASIC_GET_EMPTY)
+
+    # --- The channel itself ---------------------------------------------------------------------------------
+
+    def channel_flow(self, active: bool) -> None:
+        self.active = active
+        self.reply(m.CHANNEL_FLOW_OK, active)
+        if active:
+            self._schedule_consumers()
+
+    def confirm_select(self, no_wait: bool) -> None:
+        self.publisher.confirming = True
+        if not no_wait:
+            self.reply(m.CONFIRM_SELECT_OK)
+
+    def access_request(self, *_: object) -> None:
+        """Obsolete since 0-9; old clients still ask. Any ticket will do."""
+        self.reply(m.ACCESS_REQUEST_OK, 1)
+
+
+_HANDLERS: dict[int, Callable[..., None]] = {
+    m.CHANNEL_FLOW.key: Channel.channel_flow,
+    m.ACCESS_REQUEST.key: Channel.access_request,
+    m.EXCHANGE_DECLARE.key: entities.exchange_declare,
+    m.EXCHANGE_DELETE.key: entities.exchange_delete,
+    m.EXCHANGE_BIND.key: entities.exchange_bind,
+    m.EXCHANGE_UNBIND.key: entities.exchange_unbind,
+    m.QUEUE_DECLARE.key: entities.queue_declare,
+    m.QUEUE_BIND.key: entities.queue_bind,
+    m.QUEUE_UNBIND.key: entities.queue_unbind,
+    m.QUEUE_PURGE.key: entities.queue_purge,
+    m.QUEUE_DELETE.key: entities.queue_delete,
+    m.BASIC_QOS.key: Channel.basic_qos,
+    m.BASIC_CONSUME.key: Channel.basic_consume,
+    m.BASIC_CANCEL.key: Channel.basic_cancel,
+    m.BASIC_GET.key: Channel.basic_get,
+    m.BASIC_ACK.key: Channel.basic_ack,
+    m.BASIC_NACK.key: Channel.basic_nack,
+    m.BASIC_REJECT.key: Channel.basic_reject,
+    m.BASIC_RECOVER.key: Channel.basic_recover,
+    m.BASIC_RECOVER_ASYNC.key: Channel.basic_recover_async,
+    m.CONFIRM_SELECT.key: Channel.confirm_select,
+    m.TX_SELECT.key: entities.unsupported_transaction,
+    m.TX_COMMIT.key: entities.unsupported_transaction,
+    m.TX_ROLLBACK.key: entities.unsupported_transaction,
+}

@@ -1,0 +1,511 @@
+"""An AMQP 0-9-1 connection: handshake, channels, errors, heartbeats, closing. Bytes in, bytes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from pabal.broker.access import Access
+from pabal.broker.broker import Broker
+from pabal.broker.vhost import Vhost
+from pabal.model import errors
+from pabal.model.limits import (
+    CLOSE_SECONDS_MAX,
+    FRAME_BYTES_MIN,
+    HANDSHAKE_SECONDS_MAX,
+    OUTPUT_BYTES_HIGH,
+)
+from pabal.model.message import Container
+from pabal.session.amqp091.channel import Channel
+from pabal.session.amqp091.settings import ChannelFault, SessionSettings
+from pabal.wire.amqp091 import errors as codes
+from pabal.wire.amqp091 import methods as m
+from pabal.wire.amqp091.errors import WireError, reply_text
+from pabal.wire.amqp091.fields import decode_table
+from pabal.wire.amqp091.frames import Scanner
+
+CAPABILITIES: Final = {
+    "publisher_confirms": True,
+    "exchange_exchange_bindings": True,
+    "basic.nack": True,
+    "consumer_cancel_notify": True,
+    "connection.blocked": True,
+    "authentication_failure_close": True,
+    "per_consumer_qos": True,
+}
+"""What connection.start says this broker can do, under RabbitMQ's names."""
+
+STATES: Final[dict[str, frozenset[int]]] = {
+    "header": frozenset(),
+    "start": frozenset({m.CONNECTION_START_OK.key}),
+    "tune": frozenset({m.CONNECTION_TUNE_OK.key}),
+    "opening": frozenset({m.CONNECTION_OPEN.key}),
+    "open": frozenset({m.CONNECTION_CLOSE.key, m.CONNECTION_UPDATE_SECRET.key}),
+    "closing": frozenset({m.CONNECTION_CLOSE.key, m.CONNECTION_CLOSE_OK.key}),
+    "closed": frozenset(),
+}
+"""What a client may send on channel 0 (§2.2.4). "closing": we sent connection.close and await its answer."""
+
+_CHANNEL_CODES: Final[dict[type[errors.BrokerError], int]] = {
+    errors.NotFound: codes.NOT_FOUND,
+    errors.AccessRefused: codes.ACCESS_REFUSED,
+    errors.Locked: codes.RESOURCE_LOCKED,
+    errors.PreconditionFailed: codes.PRECONDITION_FAILED,
+}
+_CONNECTION_CODES: Final[dict[type[errors.BrokerError], int]] = {
+    errors.InvalidCommand: codes.COMMAND_INVALID,
+    errors.NotAllowed: codes.NOT_ALLOWED,
+}
+
+
+class Amqp091Session:
+    """One connection. The server gives it `receive_data`, and takes `take_output` whenever `on_output` was called.
+
+    `congested`: more is waiting to be sent than the peer reads; no deliveries until the server says otherwise.
+    `closed`: nothing more is to be read; once the output is written, the socket is to be closed.
+    `log`: called with one line an event, never a secret.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        access: Access,
+        settings: SessionSettings,
+        container: Container,
+        on_output: Callable[[], None],
+        log: Callable[[str], None],
+        loopback: bool,
+    ) -> None:
+        self.broker = broker
+        self.container = container
+        self.vhost: Vhost | None = None
+        self.user = ""
+        self.state = "header"
+        self.frame_bytes_max = settings.frame_bytes_max
+        self.congested = False
+        self.wants_cancel_notify = False
+        self.reply_bytes = 0
+        self._access = access
+        self._settings = settings
+        self._on_output = on_output
+        self._log = log
+        self._loopback = loopback
+        self._header = b""
+        self._output: list[bytes] = []
+        self._output_bytes = 0
+        self._held: list[bytes] = []
+        self._channels: dict[int, Channel] = {}
+        self._closing_channels: set[int] = set()
+        self._channel_max = settings.channel_max
+        self._heartbeat_ms = 0
+        self._begun_ms = broker.now_ms
+        self._received_ms = broker.now_ms
+        self._sent_ms = broker.now_ms
+        self._wants_failure_close = False
+        self._scanner = Scanner(
+            self, settings.frame_bytes_max, settings.message_bytes_max, 2 * settings.message_bytes_max
+        )
+
+    @property
+    def closed(self) -> bool:
+        return self.state == "closed"
+
+    # --- Output ---------------------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """To be sent at the end of the turn."""
+        output = self._output
+        if not output:
+            self._on_output()
+        output.append(data)
+        self._output_bytes += len(data)
+        if self._output_bytes > OUTPUT_BYTES_HIGH:
+            self.congested = True
+
+    def write_reply(self, data: bytes) -> None:
+        """The same, counted: a peer that causes replies and does not read them is stopped by this."""
+        self.reply_bytes += len(data)
+        self.write(data)
+
+    def write_durable(self, channel: int, method: m.Method, *arguments: object) -> None:
+        """An answer that promises something durable: sent, and the connection read on, after the next commit."""
+        self._held.append(m.encode_method(channel, method, *arguments))
+        self._scanner.paused = True
+        self.broker.await_durable(self, 0)
+
+    def durable(self, upto: int) -> None:
+        """See broker.Waiter."""
+        held, self._held = self._held, []
+        if self.state != "open":
+            return
+        for frame in held:
+            self.write_reply(frame)
+        self._scanner.paused = False
+        self._scan(b"")
+
+    def take_output(self, now_ms: int) -> list[bytes]:
+        """What is to be sent, in order, the pieces to be joined."""
+        output = self._output
+        self._output = []
+        self._output_bytes = 0
+        self._sent_ms = now_ms
+        return output
+
+    def decongest(self) -> None:
+        """The peer has read: deliver again."""
+        self.congested = False
+        for channel in self._channels.values():
+            for consumer in channel.consumers.values():
+                consumer.queue.schedule()
+
+    # --- Input ----------------------------------------------------------------------------------------------
+
+    def receive_data(self, data: bytes) -> None:
+        """Takes what the peer sent and acts on it."""
+        if self.state == "closed":
+            return
+        self._received_ms = self.broker.now_ms
+        if self.state == "header":
+            self._header += data
+            if not m.PROTOCOL_HEADER.startswith(self._header[:8]):
+                self._refuse_protocol()
+                return
+            if len(self._header) < 8:
+                return
+            data, self._header = self._header[8:], b""
+            self._start()
+        self._scan(data)
+
+    def _refuse_protocol(self) -> None:
+        """§4.2.2: answer with the header of the protocol that is spoken here, and close."""
+        self._log("refused: the first bytes are not AMQP 0-9-1")
+        self.write(m.PROTOCOL_HEADER)
+        self.state = "closed"
+
+    def _scan(self, data: bytes) -> None:
+        while self.state != "closed":
+            try:
+                self._scanner.receive(data)
+                return
+            except WireError as error:
+                self._fail(error)
+                if error.code in (codes.FRAME_ERROR, codes.UNEXPECTED_FRAME, codes.RESOURCE_ERROR):
+                    self._end()  # the stream cannot be followed any more: there is no close-ok to wait for
+                data = b""
+
+    def on_method(self, channel: int, method: m.Method, payload: bytes) -> None:
+        """See wire.frames.Receiver."""
+        if self.state == "closing" and method not in (m.CONNECTION_CLOSE, m.CONNECTION_CLOSE_OK):
+            return
+        arguments = m.decode_arguments(method, payload)
+        if method.class_id == m.CONNECTION_CLOSE.class_id:
+            self._on_connection_method(channel, method, arguments)
+        elif self.state != "open":
+            raise WireError(codes.COMMAND_INVALID, f"{method.name} before the connection is open")
+        elif channel == 0:
+            raise WireError(codes.COMMAND_INVALID, f"{method.name} on channel 0", method.class_id, method.method_id)
+        elif method.class_id == m.CHANNEL_OPEN.class_id and method is not m.CHANNEL_FLOW:
+            self._on_channel_method(channel, method, arguments)
+        else:
+            open_channel = self._channel(channel, method)
+            if open_channel is not None:
+                self._call(open_channel, method, lambda c: c.call(method, arguments))
+
+    def on_publish(self, channel: int, frame: bytes, contents: list[bytes], content_bytes: int) -> None:
+        """See wire.frames.Receiver."""
+        open_channel = self._channels.get(channel)
+        if open_channel is None or self.state != "open":
+            open_channel = self._channel(channel, m.BASIC_PUBLISH)
+            if open_channel is None:
+                return
+        try:
+            open_channel.publisher.publish(frame, contents, content_bytes)
+        except (errors.BrokerError, ChannelFault) as error:
+            self._fail_channel(open_channel, m.BASIC_PUBLISH, error)
+
+    def on_acks(self, channel: int, tags: list[int]) -> None:
+        """See wire.frames.Receiver."""
+        open_channel = self._channel(channel, m.BASIC_ACK)
+        if open_channel is not None:
+            self._call(open_channel, m.BASIC_ACK, lambda c: c.ack(tags))
+
+    def on_ack_multiple(self, channel: int, tag: int) -> None:
+        """See wire.frames.Receiver."""
+        open_channel = self._channel(channel, m.BASIC_ACK)
+        if open_channel is not None:
+            self._call(open_channel, m.BASIC_ACK, lambda c: c.ack_multiple(tag))
+
+    def on_oversized(self, channel: int, body_bytes: int) -> None:
+        """See wire.frames.Receiver. RabbitMQ's answer: the channel is closed with 406."""
+        open_channel = self._channel(channel, m.BASIC_PUBLISH)
+        if open_channel is not None:
+            fault = ChannelFault(
+                codes.PRECONDITION_FAILED,
+                f"message size {body_bytes} is larger than configured max size {self._settings.message_bytes_max}",
+            )
+            self._fail_channel(open_channel, m.BASIC_PUBLISH, fault)
+
+    def _call(self, channel: Channel, method: m.Method, action: Callable[[Channel], None]) -> None:
+        try:
+            action(channel)
+        except (errors.BrokerError, ChannelFault) as error:
+            self._fail_channel(channel, method, error)
+
+    # --- The connection's own methods -----------------------------------------------------------------------
+
+    def _start(self) -> None:
+        properties = {
+            "capabilities": dict(CAPABILITIES),
+            "cluster_name": "pabal@localhost",
+            "copyright": "Pabal's authors. Apache License 2.0",
+            "information": "A message queue broker that RabbitMQ's clients use unchanged",
+            "platform": self._settings.platform,
+            "product": "Pabal",
+            "version": self._settings.version,
+        }
+        self.state = "start"
+        self.write(m.encode_method(0, m.CONNECTION_START, 0, 9, properties, "PLAIN AMQPLAIN", "en_US"))
+
+    def _on_connection_method(self, channel: int, method: m.Method, arguments: tuple[Any, ...]) -> None:
+        if channel != 0 or method.key not in STATES[self.state]:
+            raise WireError(
+                codes.COMMAND_INVALID,
+                f"{method.name} on channel {channel} in state '{self.state}'",
+                method.class_id,
+                method.method_id,
+            )
+        if method is m.CONNECTION_START_OK:
+            self._authenticate(*arguments)
+        elif method is m.CONNECTION_TUNE_OK:
+            self._tune(*arguments)
+        elif method is m.CONNECTION_OPEN:
+            self._open(*arguments)
+        elif method is m.CONNECTION_UPDATE_SECRET:
+            self.write(m.encode_method(0, m.CONNECTION_UPDATE_SECRET_OK))
+        elif method is m.CONNECTION_CLOSE:
+            self.write(m.encode_method(0, m.CONNECTION_CLOSE_OK))
+            self._end()
+        else:  # close-ok
+            self._end()
+
+    def _authenticate(
+        self, properties: dict[str, Any], mechanism: str, response: bytes, locale: str
+    ) -> None:
+        capabilities = properties.get("capabilities")
+        if isinstance(capabilities, dict):
+            self.wants_cancel_notify = capabilities.get("consumer_cancel_notify") is True
+            self._wants_failure_close = capabilities.get("authentication_failure_close") is True
+        name, password = _read_credentials(mechanism, response)
+        user = self._access.authenticate(name, password, self._loopback)
+        if user is None:
+            self._log(f"refused: wrong user name or password, or not allowed from there: user {name!r}")
+            if self._wants_failure_close:
+                self._close_with(
+                    WireError(
+                        codes.ACCESS_REFUSED,
+                        f"Login was refused using authentication mechanism {mechanism}. "
+                        f"For details see the broker logfile.",
+                    )
+                )
+            else:
+                self._end()
+            return
+        self.user = name
+        self.state = "tune"
+        settings = self._settings
+        self.write(
+            m.encode_method(
+                0, m.CONNECTION_TUNE, settings.channel_max, settings.frame_bytes_max, settings.heartbeat_seconds
+            )
+        )
+
+    def _tune(self, channel_max: int, frame_bytes_max: int, heartbeat_seconds: int) -> None:
+        """§1.4.2.6. As in RabbitMQ, 0 asks for no limit, and more than was proposed is refused."""
+        for name, asked, most in (
+            ("channel_max", channel_max, self._settings.channel_max),
+            ("frame_max", frame_bytes_max, self._settings.frame_bytes_max),
+        ):
+            if asked == 0 or asked > most:
+                shown = f"{name} = {asked} (no limit)" if asked == 0 else f"{name} = {asked}"
+                raise WireError(
+                    codes.NOT_ALLOWED, f"negotiated {shown} is higher than the maximum allowed value ({most})"
+                )
+        if frame_bytes_max < FRAME_BYTES_MIN:
+            raise WireError(
+                codes.NOT_ALLOWED,
+                f"negotiated frame_max = {frame_bytes_max} is lower than the minimum allowed value "
+                f"({FRAME_BYTES_MIN})",
+            )
+        self._channel_max = channel_max
+        self.frame_bytes_max = self._scanner.frame_bytes_max = frame_bytes_max
+        self._heartbeat_ms = heartbeat_seconds * 1000
+        self.state = "opening"
+
+    def _open(self, name: str) -> None:
+        vhost = self.broker.vhosts.get(name)
+        if vhost is None:
+            raise WireError(
+                codes.NOT_ALLOWED, f"vhost {name} not found", m.CONNECTION_OPEN.class_id, m.CONNECTION_OPEN.method_id
+            )
+        if not self._access.may_open(self.user, name):
+            raise WireError(
+                codes.NOT_ALLOWED,
+                f"access to vhost '{name}' refused for user '{self.user}'",
+                m.CONNECTION_OPEN.class_id,
+                m.CONNECTION_OPEN.method_id,
+            )
+        self.vhost = vhost
+        self.state = "open"
+        self.write(m.encode_method(0, m.CONNECTION_OPEN_OK))
+        self._log(f"opened vhost '{name}' as user '{self.user}'")
+
+    # --- Channels -------------------------------------------------------------------------------------------
+
+    def _on_channel_method(self, number: int, method: m.Method, arguments: tuple[Any, ...]) -> None:
+        if number in self._closing_channels:
+            if method is m.CHANNEL_CLOSE:
+                self.write_reply(m.encode_method(number, m.CHANNEL_CLOSE_OK))
+            if method is m.CHANNEL_CLOSE_OK:
+                self._closing_channels.discard(number)
+                self._scanner.forget_channel(number)
+        elif method is m.CHANNEL_OPEN:
+            if number in self._channels:
+                raise WireError(
+                    codes.CHANNEL_ERROR, "second 'channel.open' seen", method.class_id, method.method_id
+                )
+            if number > self._channel_max:
+                raise WireError(
+                    codes.NOT_ALLOWED,
+                    f"number of channels opened ({number}) has reached the negotiated channel_max "
+                    f"({self._channel_max})",
+                    method.class_id,
+                    method.method_id,
+                )
+            self._channels[number] = Channel(self, number)
+            self.write_reply(m.encode_method(number, m.CHANNEL_OPEN_OK))
+        elif method is m.CHANNEL_CLOSE:
+            channel = self._channel(number, method)
+            if channel is not None:
+                del self._channels[number]
+                channel.close()
+                self.write_reply(m.encode_method(number, m.CHANNEL_CLOSE_OK))
+        elif method is m.CHANNEL_CLOSE_OK:
+            self._channel(number, method)
+
+    def _channel(self, number: int, method: m.Method) -> Channel | None:
+        """The open channel; None when what comes on it is to be ignored, as it or the connection is closing."""
+        channel = self._channels.get(number)
+        if channel is not None and self.state == "open":
+            return channel
+        if self.state in ("closing", "closed") or number in self._closing_channels:
+            return None
+        if self.state != "open":
+            raise WireError(codes.COMMAND_INVALID, f"{method.name} before the connection is open")
+        raise WireError(
+            codes.CHANNEL_ERROR, "expected 'channel.open'", method.class_id, method.method_id
+        )
+
+    # --- Errors and the end ---------------------------------------------------------------------------------
+
+    def _fail_channel(
+        self, channel: Channel, method: m.Method, error: errors.BrokerError | ChannelFault
+    ) -> None:
+        """Closes the channel with the error's code; an error of the worse kind closes the connection."""
+        if isinstance(error, ChannelFault):
+            code = error.code
+        elif type(error) in _CHANNEL_CODES:
+            code = _CHANNEL_CODES[type(error)]
+        else:
+            raise WireError(_CONNECTION_CODES[type(error)], str(error), method.class_id, method.method_id)
+        text = reply_text(code, str(error))
+        self._log(f"channel {channel.number} closed: {text}")
+        self._channels.pop(channel.number, None)
+        self._closing_channels.add(channel.number)
+        channel.close()
+        self.write_reply(
+            m.encode_method(channel.number, m.CHANNEL_CLOSE, code, text, method.class_id, method.method_id)
+        )
+
+    def _fail(self, error: WireError) -> None:
+        """Closes the connection with the error's code, unless that is under way."""
+        if self.state not in ("closing", "closed"):
+            self._close_with(error)
+
+    def _close_with(self, error: WireError) -> None:
+        text = reply_text(error.code, error.text)
+        self._log(f"closed: {text}")
+        self._release()
+        self.state = "closing"
+        self._begun_ms = self.broker.now_ms
+        self._scanner.paused = False
+        self.write(m.encode_method(0, m.CONNECTION_CLOSE, error.code, text, error.class_id, error.method_id))
+
+    def shut_down(self, reason: str) -> None:
+        """The broker stops: closes the connection as the specification says (§1.4.2.9)."""
+        if self.state == "open":
+            self._close_with(WireError(codes.CONNECTION_FORCED, reason))
+        elif self.state not in ("closing", "closed"):
+            self._end()
+
+    def fail_internally(self) -> None:
+        """An error of ours: this connection ends, the others do not notice."""
+        if self.state != "closed":
+            self._close_with(WireError(codes.INTERNAL_ERROR, "see the broker's log"))
+            self._end()
+
+    def connection_lost(self) -> None:
+        """The socket is closed, by whom it may be."""
+        self._end()
+
+    def _end(self) -> None:
+        self.state = "closed"
+        self._scanner.paused = True
+        self._release()
+
+    def _release(self) -> None:
+        """Gives back what the connection held: consumers first, so that nothing comes back to itself."""
+        channels = list(self._channels.values())
+        self._channels.clear()
+        for channel in channels:
+            channel.stop_consumers()
+        for channel in channels:
+            channel.close()
+        self.broker.release(self)
+
+    def tick(self, now_ms: int) -> None:
+        """Heartbeats (§4.2.7): one is sent after half the interval without output; a peer that was silent for
+        two intervals is gone, as is one that does not finish its handshake or its close in time."""
+        late_ms = now_ms - self._begun_ms
+        if self.state == "closing":
+            if late_ms > CLOSE_SECONDS_MAX * 1000:
+                self._end()
+        elif self.state != "open":
+            if self.state != "closed" and late_ms > HANDSHAKE_SECONDS_MAX * 1000:
+                self._log(f"closed: handshake not finished within {HANDSHAKE_SECONDS_MAX} s")
+                self._end()
+        elif self._heartbeat_ms:
+            if now_ms - self._received_ms > 2 * self._heartbeat_ms:
+                self._log(f"closed: no heartbeat within {2 * self._heartbeat_ms // 1000} s")
+                self._end()
+            elif now_ms - self._sent_ms >= self._heartbeat_ms // 2:
+                self.write(m.HEARTBEAT_FRAME)
+
+    def name_consumer(self) -> str:
+        """A consumer tag of the broker's making."""
+        return self.broker.name_consumer()
+
+
+def _read_credentials(mechanism: str, response: bytes) -> tuple[str, str]:
+    """PLAIN: RFC 4616, an empty authorization identity. AMQPLAIN: a table without its length."""
+    if mechanism == "PLAIN":
+        parts = response.split(b"\0")
+        if len(parts) == 3:
+            return parts[1].decode("utf-8", "replace"), parts[2].decode("utf-8", "replace")
+        raise WireError(codes.SYNTAX_ERROR, "PLAIN response is not two strings with a NUL before each")
+    if mechanism == "AMQPLAIN":
+        table, _ = decode_table(len(response).to_bytes(4, "big") + response)
+        name, password = table.get("LOGIN"), table.get("PASSWORD")
+        if isinstance(name, str) and isinstance(password, str):
+            return name, password
+        raise WireError(codes.SYNTAX_ERROR, "AMQPLAIN response without LOGIN and PASSWORD")
+    raise WireError(codes.COMMAND_INVALID, f"unknown authentication mechanism '{mechanism[:100]}'")

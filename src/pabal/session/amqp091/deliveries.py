@@ -1,0 +1,165 @@
+"""Deliveries: consumers of an AMQP 0-9-1 channel, and the frames that carry messages to them."""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import TYPE_CHECKING, Final
+
+from pabal.broker.consumer import Consumer
+from pabal.broker.queue import Queue
+from pabal.model.limits import DISPATCH_MESSAGES_MAX
+from pabal.model.message import Envelope, Message
+from pabal.session.amqp091.container import with_delivery_count
+from pabal.wire.amqp091.content import refit
+from pabal.wire.amqp091.fields import encode_shortstr
+from pabal.wire.amqp091.methods import (
+    BASIC_CANCEL,
+    BASIC_DELIVER,
+    BASIC_GET_OK,
+    FRAME_HEADER,
+    FRAME_METHOD,
+    encode_method,
+)
+
+if TYPE_CHECKING:
+    from pabal.session.amqp091.channel import Channel
+
+_HEAD: Final = Struct(">BHIHH")
+_CONTENT_START: Final = Struct(">BH")
+_TAG: Final = Struct(">Q")
+_JOINED_BYTES_MAX: Final = 16_384
+"""Smaller contents are copied into one write; larger ones are handed to the socket as they are."""
+
+
+class Revoked:
+    """Stands among the unsettled deliveries of a channel for one whose lease ran out."""
+
+    __slots__ = ("consumer",)
+
+    def __init__(self, consumer: Consumer) -> None:
+        self.consumer = consumer
+
+
+class ChannelConsumer(Consumer):
+    """A consumer made by basic.consume. `prefetch`: how many it may hold unsettled, 0 for any number."""
+
+    def __init__(
+        self, channel: Channel, queue: Queue, tag: str, auto_settle: bool, exclusive: bool, prefetch: int
+    ) -> None:
+        super().__init__(queue, tag, auto_settle, exclusive)
+        self.channel = channel
+        self.prefetch = prefetch
+        self._counts = queue.arguments.delivery_limit is not None
+        self._content_start = _CONTENT_START.pack(FRAME_HEADER, channel.number)
+        self._envelope: Envelope | None = None
+        self._before_tag = b""
+        self._after_tag = b""
+        self._after_tag_again = b""
+
+    def room(self) -> int:
+        channel = self.channel
+        if channel.session.congested or not channel.active:
+            return 0
+        if self.auto_settle:
+            return DISPATCH_MESSAGES_MAX
+        room = self.prefetch - self.unsettled if self.prefetch else DISPATCH_MESSAGES_MAX
+        if channel.prefetch:
+            room = min(room, channel.prefetch - channel.unsettled())
+        return room
+
+    def deliver(self, messages: list[Message]) -> None:
+        channel = self.channel
+        tag = channel.last_delivery
+        frame_bytes_max = channel.session.frame_bytes_max
+        unsettled = None if self.auto_settle else channel.unsettled_deliveries
+        start = self._content_start
+        pack = _TAG.pack
+        chunks: list[bytes] = []
+        for message in messages:
+            tag += 1
+            if message.envelope is not self._envelope:
+                self._encode_around(message.envelope)
+            content = message.content
+            if message.attempts and self._counts:
+                content = with_delivery_count(content, message.attempts)
+            if len(content) > frame_bytes_max or not content.startswith(start):
+                content = refit(content, channel.number, frame_bytes_max)
+            chunks += (
+                self._before_tag,
+                pack(tag),
+                self._after_tag_again if message.redelivered else self._after_tag,
+                content,
+            )
+            if unsettled is not None:
+                message.delivery = tag
+                unsettled[tag] = message
+            if len(content) > _JOINED_BYTES_MAX:
+                last = chunks.pop()
+                channel.session.write(b"".join(chunks))
+                channel.session.write(last)
+                chunks = []
+        channel.last_delivery = tag
+        if chunks:
+            channel.session.write(b"".join(chunks))
+
+    def _encode_around(self, envelope: Envelope) -> None:
+        """The basic.deliver frame but for its delivery tag: the same for all messages of an envelope."""
+        tag = encode_shortstr(self.tag)
+        source = encode_shortstr(envelope.exchange) + encode_shortstr(envelope.routing_key)
+        method = BASIC_DELIVER
+        size = 4 + len(tag) + 8 + 1 + len(source)
+        self._before_tag = (
+            _HEAD.pack(FRAME_METHOD, self.channel.number, size, method.class_id, method.method_id) + tag
+        )
+        self._after_tag = b"\x00" + source + b"\xce"
+        self._after_tag_again = b"\x01" + source + b"\xce"
+        self._envelope = envelope
+
+    def revoked(self, message: Message) -> None:
+        self.channel.unsettled_deliveries[message.delivery] = Revoked(self)
+
+    def cancelled(self) -> None:
+        self.channel.consumers.pop(self.tag, None)
+        if self.channel.session.wants_cancel_notify:
+            self.channel.session.write(encode_method(self.channel.number, BASIC_CANCEL, self.tag, True))
+
+
+class GetConsumer(Consumer):
+    """Takes one message for a basic.get, and holds it until it is settled."""
+
+    def __init__(self, channel: Channel, queue: Queue, auto_settle: bool) -> None:
+        super().__init__(queue, "", auto_settle, False)
+        self.channel = channel
+
+    def room(self) -> int:
+        return 0
+
+    def deliver(self, messages: list[Message]) -> None:
+        channel = self.channel
+        for message in messages:
+            channel.last_delivery += 1
+            envelope = message.envelope
+            content = message.content
+            if message.attempts and self.queue.arguments.delivery_limit is not None:
+                content = with_delivery_count(content, message.attempts)
+            channel.session.write(
+                encode_method(
+                    channel.number,
+                    BASIC_GET_OK,
+                    channel.last_delivery,
+                    message.redelivered,
+                    envelope.exchange,
+                    envelope.routing_key,
+                    min(self.queue.ready, 2**32 - 1),
+                )
+            )
+            channel.session.write(refit(content, channel.number, channel.session.frame_bytes_max))
+            if not self.auto_settle:
+                message.delivery = channel.last_delivery
+                channel.unsettled_deliveries[message.delivery] = message
+
+    def revoked(self, message: Message) -> None:
+        self.channel.unsettled_deliveries[message.delivery] = Revoked(self)
+
+    def cancelled(self) -> None:
+        pass

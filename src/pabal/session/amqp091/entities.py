@@ -1,0 +1,176 @@
+"""The exchange and queue methods of a channel (AMQP 0-9-1 §1.6, §1.7, and RabbitMQ's exchange bindings)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pabal.broker.queue import Queue
+from pabal.model.definitions import BindingDefinition, ExchangeDefinition
+from pabal.model.errors import AccessRefused, NotFound
+from pabal.session.amqp091.settings import ChannelFault
+from pabal.wire.amqp091.errors import COMMAND_INVALID, NOT_FOUND, WireError
+from pabal.wire.amqp091.methods import (
+    EXCHANGE_BIND_OK,
+    EXCHANGE_DECLARE_OK,
+    EXCHANGE_DELETE_OK,
+    EXCHANGE_UNBIND_OK,
+    QUEUE_BIND_OK,
+    QUEUE_DECLARE_OK,
+    QUEUE_DELETE_OK,
+    QUEUE_PURGE_OK,
+    QUEUE_UNBIND_OK,
+    Method,
+)
+
+if TYPE_CHECKING:
+    from pabal.session.amqp091.channel import Channel
+
+Table = dict[str, Any]
+
+
+def reply(channel: Channel, no_wait: bool, method: Method, *arguments: object) -> None:
+    """Answers a change of definitions: when it is durable."""
+    if not no_wait:
+        channel.session.write_durable(channel.number, method, *arguments)
+
+
+# --- Exchanges ----------------------------------------------------------------------------------------------
+
+
+def exchange_declare(
+    channel: Channel,
+    name: str,
+    kind: str,
+    passive: bool,
+    durable: bool,
+    auto_delete: bool,
+    internal: bool,
+    no_wait: bool,
+    arguments: Table,
+) -> None:
+    name = _clean(name)
+    vhost = channel.vhost
+    if passive:
+        vhost.exchange(name)
+    elif name == "":
+        raise AccessRefused("operation not permitted on the default exchange")
+    else:
+        vhost.declare_exchange(
+            ExchangeDefinition(vhost.name, name, kind, durable, auto_delete, internal, arguments)
+        )
+    reply(channel, no_wait, EXCHANGE_DECLARE_OK)
+
+
+def exchange_delete(channel: Channel, name: str, if_unused: bool, no_wait: bool) -> None:
+    channel.vhost.delete_exchange(_clean(name), if_unused)
+    reply(channel, no_wait, EXCHANGE_DELETE_OK)
+
+
+def exchange_bind(
+    channel: Channel, destination: str, source: str, key: str, no_wait: bool, arguments: Table
+) -> None:
+    channel.vhost.bind(
+        BindingDefinition(channel.vhost.name, source, destination, True, key, arguments), channel.session
+    )
+    reply(channel, no_wait, EXCHANGE_BIND_OK)
+
+
+def exchange_unbind(
+    channel: Channel, destination: str, source: str, key: str, no_wait: bool, arguments: Table
+) -> None:
+    channel.vhost.unbind(
+        BindingDefinition(channel.vhost.name, source, destination, True, key, arguments), channel.session
+    )
+    reply(channel, no_wait, EXCHANGE_UNBIND_OK)
+
+
+# --- Queues -------------------------------------------------------------------------------------------------
+
+
+def queue_declare(
+    channel: Channel,
+    name: str,
+    passive: bool,
+    durable: bool,
+    exclusive: bool,
+    auto_delete: bool,
+    no_wait: bool,
+    arguments: Table,
+) -> None:
+    name = _clean(name)
+    if passive:
+        queue = find_queue(channel, name)
+    else:
+        queue, _ = channel.vhost.declare_queue(
+            name, durable, exclusive, auto_delete, arguments, channel.session
+        )
+    channel.last_queue = queue.name
+    reply(
+        channel,
+        no_wait,
+        QUEUE_DECLARE_OK,
+        queue.name,
+        min(queue.ready, 2**32 - 1),
+        len(queue.consumers),
+    )
+
+
+def queue_bind(
+    channel: Channel, name: str, exchange: str, key: str, no_wait: bool, arguments: Table
+) -> None:
+    channel.vhost.bind(_queue_binding(channel, name, exchange, key, arguments), channel.session)
+    reply(channel, no_wait, QUEUE_BIND_OK)
+
+
+def queue_unbind(channel: Channel, name: str, exchange: str, key: str, arguments: Table) -> None:
+    channel.vhost.unbind(_queue_binding(channel, name, exchange, key, arguments), channel.session)
+    reply(channel, False, QUEUE_UNBIND_OK)
+
+
+def queue_purge(channel: Channel, name: str, no_wait: bool) -> None:
+    count = find_queue(channel, name).purge()
+    reply(channel, no_wait, QUEUE_PURGE_OK, min(count, 2**32 - 1))
+
+
+def queue_delete(channel: Channel, name: str, if_unused: bool, if_empty: bool, no_wait: bool) -> None:
+    count = 0
+    try:
+        queue = find_queue(channel, name)
+    except NotFound:
+        pass  # RabbitMQ does not mind
+    else:
+        count = channel.vhost.delete_queue(queue, if_unused, if_empty)
+    reply(channel, no_wait, QUEUE_DELETE_OK, min(count, 2**32 - 1))
+
+
+def find_queue(channel: Channel, name: str) -> Queue:
+    """The queue of that name, or the one last declared on this channel when the name is empty."""
+    return channel.vhost.queue(queue_name(channel, name), channel.session)
+
+
+def queue_name(channel: Channel, name: str) -> str:
+    if name:
+        return name
+    if not channel.last_queue:
+        raise ChannelFault(NOT_FOUND, "no previously declared queue")
+    return channel.last_queue
+
+
+def _queue_binding(
+    channel: Channel, name: str, exchange: str, key: str, arguments: Mapping[str, Any]
+) -> BindingDefinition:
+    if not name and not key:
+        key = queue_name(channel, name)  # §1.7.2.3: the key of the last queue declared is its name
+    return BindingDefinition(
+        channel.vhost.name, exchange, queue_name(channel, name), False, key, dict(arguments)
+    )
+
+
+def _clean(name: str) -> str:
+    """RabbitMQ takes line ends out of names that are declared."""
+    return name.replace("\r", "").replace("\n", "")
+
+
+def unsupported_transaction(channel: Channel) -> None:
+    raise WireError(COMMAND_INVALID, "transactions (tx) are not supported yet")

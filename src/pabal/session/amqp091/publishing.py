@@ -1,0 +1,135 @@
+"""Publishing on a channel: from basic.publish frames to the broker, returns and confirms back."""
+
+from __future__ import annotations
+
+from collections import deque
+from struct import Struct
+from typing import TYPE_CHECKING, Final, cast
+
+from pabal.model.message import Envelope
+from pabal.session.amqp091.settings import ChannelFault
+from pabal.wire.amqp091.content import scan_properties, set_channel
+from pabal.wire.amqp091.errors import NO_ROUTE, NOT_IMPLEMENTED, PRECONDITION_FAILED, REPLY_NAMES, WireError
+from pabal.wire.amqp091.methods import (
+    BASIC_ACK,
+    BASIC_NACK,
+    BASIC_PUBLISH,
+    BASIC_RETURN,
+    decode_arguments,
+    encode_method,
+)
+
+if TYPE_CHECKING:
+    from pabal.session.amqp091.channel import Channel
+
+_U32: Final = Struct(">I")
+_TARGETS_MAX: Final = 256
+_ENVELOPES_MAX: Final = 16
+_FLAGS_AT: Final = 19
+_EXPIRATION_MS_MAX: Final = 2**32 - 1
+
+
+class _Target:
+    """What one basic.publish frame says, and the envelopes of the properties last seen with it."""
+
+    __slots__ = ("envelopes", "exchange", "mandatory", "routing_key")
+
+    def __init__(self, exchange: str, routing_key: str, mandatory: bool) -> None:
+        self.exchange = exchange
+        self.routing_key = routing_key
+        self.mandatory = mandatory
+        self.envelopes: dict[bytes, Envelope] = {}
+
+
+class Publisher:
+    """One channel's publishing. `confirming`: after confirm.select; then `sequence` counts what was published."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._targets: dict[bytes, _Target] = {}
+        self.confirming = False
+        self.sequence = 0
+        self._confirmed = 0
+        self._refused: deque[int] = deque()
+
+    def publish(self, frame: bytes, contents: list[bytes], content_bytes: int) -> None:
+        """Takes contents that follow the same frame and have equal header frames."""
+        target = self._targets.get(frame)
+        if target is None:
+            target = self._read_target(frame)
+        first = contents[0]
+        properties = first[_FLAGS_AT : 7 + _U32.unpack_from(first, 3)[0]]
+        envelope = target.envelopes.get(properties)
+        if envelope is None:
+            envelope = self._read_envelope(target, properties)
+        published = self._channel.vhost.publish(envelope, contents, content_bytes)
+        if published.unroutable and target.mandatory:
+            for index in published.unroutable:
+                self._return(envelope, contents[index])
+        if self.confirming:
+            if published.refused:
+                self._refused.extend(self.sequence + 1 + index for index in published.refused)
+            self.sequence += len(contents)
+            self._channel.broker.await_durable(self._channel, self.sequence)
+
+    def _read_target(self, frame: bytes) -> _Target:
+        arguments = decode_arguments(BASIC_PUBLISH, frame[7:-1])
+        exchange, routing_key, mandatory, immediate = cast("tuple[str, str, bool, bool]", arguments)
+        if immediate:
+            raise WireError(NOT_IMPLEMENTED, "immediate=true", BASIC_PUBLISH.class_id, BASIC_PUBLISH.method_id)
+        if len(self._targets) >= _TARGETS_MAX:
+            self._targets.clear()
+        target = self._targets[frame] = _Target(exchange, routing_key, mandatory)
+        return target
+
+    def _read_envelope(self, target: _Target, properties: bytes) -> Envelope:
+        scan = scan_properties(properties)
+        session = self._channel.session
+        if scan.user_id is not None and scan.user_id != session.user:
+            raise ChannelFault(
+                PRECONDITION_FAILED,
+                f"user_id property set to '{scan.user_id}' but authenticated user was '{session.user}'",
+            )
+        ttl_ms = None if scan.expiration is None else _read_expiration(scan.expiration)
+        envelope = Envelope(
+            target.exchange, target.routing_key, scan.delivery_mode == 2, ttl_ms, session.container
+        )
+        if len(target.envelopes) >= _ENVELOPES_MAX:
+            target.envelopes.clear()
+        target.envelopes[properties] = envelope
+        return envelope
+
+    def _return(self, envelope: Envelope, content: bytes) -> None:
+        number = self._channel.number
+        self._channel.session.write(
+            encode_method(
+                number, BASIC_RETURN, NO_ROUTE, REPLY_NAMES[NO_ROUTE], envelope.exchange, envelope.routing_key
+            )
+            + set_channel(content, number)
+        )
+
+    def confirm(self, upto: int) -> None:
+        """All up to this sequence number are durable or refused: says so, in order, in as few frames as it takes."""
+        frames: list[bytes] = []
+        number = self._channel.number
+        while self._refused and self._refused[0] <= upto:
+            refused = self._refused.popleft()
+            self._acknowledge(refused - 1, frames)
+            frames.append(encode_method(number, BASIC_NACK, refused, False, False))
+            self._confirmed = refused
+        self._acknowledge(upto, frames)
+        if frames:
+            self._channel.session.write_reply(b"".join(frames))
+
+    def _acknowledge(self, upto: int, frames: list[bytes]) -> None:
+        if upto > self._confirmed:
+            multiple = upto > self._confirmed + 1
+            frames.append(encode_method(self._channel.number, BASIC_ACK, upto, multiple))
+            self._confirmed = upto
+
+
+def _read_expiration(text: str) -> int:
+    """Milliseconds in decimal digits, as RabbitMQ takes them."""
+    if not (text.isascii() and text.isdigit()) or int(text[:20]) > _EXPIRATION_MS_MAX:
+        raise ChannelFault(PRECONDITION_FAILED, f"invalid expiration '{text}'")
+    return int(text)

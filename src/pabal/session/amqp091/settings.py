@@ -1,0 +1,28 @@
+"""What a session is set up with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pabal.model import limits
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSettings:
+    """Proposals of connection.tune, limits, and what connection.start says of the server. 0 heartbeat: none."""
+
+    frame_bytes_max: int = limits.FRAME_BYTES_MAX
+    channel_max: int = limits.CHANNEL_MAX
+    heartbeat_seconds: int = limits.HEARTBEAT_SECONDS
+    message_bytes_max: int = limits.MESSAGE_BYTES_MAX
+    version: str = "0"
+    platform: str = "Python"
+
+
+class ChannelFault(Exception):
+    """Closes the channel with a reply code. (One that closes the connection is a WireError.)"""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text

@@ -1,0 +1,1 @@
+"""How messages and definitions survive: the interface, memory, LMDB."""

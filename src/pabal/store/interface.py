@@ -1,0 +1,51 @@
+"""What the broker and the turn ask of a store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pabal.model.definitions import Definition
+from pabal.model.message import Message
+from pabal.store.journal import Journal, QueueState
+
+
+@dataclass(slots=True)
+class Loaded:
+    """What a store held when it was opened."""
+
+    definitions: list[Definition] = field(default_factory=list)
+    queues: dict[int, QueueState] = field(default_factory=dict)
+    next_queue_id: int = 1
+
+
+class Store(Protocol):
+    """Keeps messages and definitions. Changes are gathered in `journal` and made durable a commit at a time.
+
+    A commit is three calls, in this order and never two at once:
+
+    - `begin()` takes what was gathered and applies it; False when there was nothing.
+    - `finish()` makes it durable. It may block and may run in another thread. StoreError: nothing of the
+      commit is durable, and the store must not be used any more.
+    - `done()` after it, on the thread of `begin()`: tells the queues.
+    """
+
+    journal: Journal
+
+    def load(self) -> Loaded:
+        """Definitions and the states of queues. Once, before anything else."""
+
+    def read(self, queue_id: int, after: int, before: int | None, most: int, most_bytes: int) -> list[Message]:
+        """Durable messages of a queue in order, from the first beyond `after` to the last below `before`.
+
+        At most `most`, and about `most_bytes` of content, but at least one where there is one.
+        """
+
+    def begin(self) -> bool: ...
+
+    def finish(self) -> None: ...
+
+    def done(self) -> None: ...
+
+    def close(self) -> None:
+        """Gives the data back to the system. What was not committed is forgotten."""

@@ -1,0 +1,208 @@
+"""What the next commit will contain: gathered during a turn, taken as one self-contained batch of puts and deletes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from struct import Struct
+from typing import NamedTuple
+
+from pabal.model.definitions import Definition, definition_key, encode_definition
+from pabal.model.message import PENDING, STORED, UNSTORED, Message
+from pabal.store.record import encode_record
+
+_PREFIX = Struct(">Q")
+_POSITION = Struct(">Q")
+
+
+def message_key(queue_id: int, position: int) -> bytes:
+    """The key of a message: sorts by queue, then by place in it."""
+    return _PREFIX.pack(queue_id) + _POSITION.pack(position)
+
+
+class QueueState(NamedTuple):
+    """What is kept of a queue beside its messages, written with each commit that touches it.
+
+    `messages`: how many are in the store, ready and leased. `delivered_position`: no message beyond it was ever
+    delivered, so after a crash those up to it may have been.
+    """
+
+    next_position: int
+    messages: int
+    delivered_position: int
+
+
+@dataclass(slots=True)
+class Batch:
+    """One commit, whole: it could be encoded and applied elsewhere. Puts go before deletes, drops come last."""
+
+    puts: list[tuple[bytes, bytes]] = field(default_factory=list)
+    deletes: list[bytes] = field(default_factory=list)
+    states: list[tuple[int, QueueState]] = field(default_factory=list)
+    definitions: list[tuple[bytes, bytes | None]] = field(default_factory=list)
+    drops: list[tuple[int, int, int]] = field(default_factory=list)
+    """Ranges to remove: queue id, first position, last position; the state goes too when it is the whole queue."""
+    gone: list[int] = field(default_factory=list)
+    """Ids of deleted queues, whose state goes."""
+
+
+class Journal:
+    """Gathers changes between two commits. `unsaved_bytes`: contents waiting, for back-pressure."""
+
+    def __init__(self) -> None:
+        self.dirty: list[QueueLog] = []
+        self.unsaved_bytes = 0
+        self._definitions: dict[bytes, bytes | None] = {}
+        self._drops: list[tuple[int, int, int]] = []
+        self._gone: list[int] = []
+
+    def queue_log(self, queue_id: int, state: QueueState | None = None) -> QueueLog:
+        return QueueLog(self, queue_id, state or QueueState(1, 0, 0))
+
+    def define(self, definition: Definition) -> None:
+        self._definitions[definition_key(definition)] = encode_definition(definition)
+
+    def undefine(self, definition: Definition) -> None:
+        self._definitions[definition_key(definition)] = None
+
+    def drop_range(self, queue_id: int, first: int, last: int) -> None:
+        """Remove all messages from `first` to `last`, both included."""
+        self._drops.append((queue_id, first, last))
+
+    def drop_queue(self, log: QueueLog) -> None:
+        """Remove a queue's messages and state. Its log must not be used any more."""
+        log.unsaved.clear()
+        log.updated.clear()
+        log.removed.clear()
+        log.dropped = True
+        self._drops.append((log.queue_id, 0, 2**64 - 1))
+        self._gone.append(log.queue_id)
+
+    @property
+    def empty(self) -> bool:
+        return not (self.dirty or self._definitions or self._drops or self._gone)
+
+    def take(self) -> tuple[Batch, list[QueueLog]]:
+        """All that was gathered, as one batch; and the logs it came from, to be told when it is durable."""
+        batch = Batch(
+            definitions=list(self._definitions.items()), drops=self._drops, gone=self._gone
+        )
+        logs = self.dirty
+        self.dirty = []
+        self._definitions = {}
+        self._drops = []
+        self._gone = []
+        self.unsaved_bytes = 0
+        for log in logs:
+            log.write(batch)
+        return batch, logs
+
+
+class QueueLog:
+    """One queue's side of the journal: what to put and to delete, and the state that goes with it.
+
+    `durable_position`: all messages up to it that were appended are in the store for good.
+    `on_durable` is called when that has moved, if set.
+    """
+
+    __slots__ = (
+        "_dirty",
+        "_journal",
+        "count",
+        "delivered_position",
+        "dropped",
+        "durable_position",
+        "next_position",
+        "on_durable",
+        "prefix",
+        "queue_id",
+        "removed",
+        "taken_position",
+        "unsaved",
+        "updated",
+    )
+
+    def __init__(self, journal: Journal, queue_id: int, state: QueueState) -> None:
+        self._journal = journal
+        self._dirty = False
+        self.queue_id = queue_id
+        self.prefix = _PREFIX.pack(queue_id)
+        self.next_position = state.next_position
+        self.count = state.messages
+        self.delivered_position = state.delivered_position
+        self.durable_position = state.next_position - 1
+        self.taken_position = state.next_position - 1
+        self.unsaved: list[Message] = []
+        self.updated: list[Message] = []
+        self.removed: list[int] = []
+        self.dropped = False
+        self.on_durable: Callable[[], None] | None = None
+
+    def append(self, messages: list[Message], content_bytes: int) -> None:
+        """Put these, which are PENDING, with the next commit. Positions must ascend."""
+        self.unsaved += messages
+        self._journal.unsaved_bytes += content_bytes
+        if not self._dirty:
+            self._touch()
+
+    def update(self, message: Message) -> None:
+        """Write this STORED message again: its attempts changed. (One not yet written is written as it is then.)"""
+        if message.state == STORED:
+            self.updated.append(message)
+            if not self._dirty:
+                self._touch()
+
+    def remove(self, messages: list[Message]) -> None:
+        """Settled: delete what was stored; what was not written yet never will be."""
+        removed = self.removed
+        for message in messages:
+            if message.state == STORED:
+                removed.append(message.position)
+                message.state = UNSTORED
+            elif message.state == PENDING:
+                message.state = UNSTORED
+        if removed and not self._dirty:
+            self._touch()
+
+    def delivered(self, position: int) -> None:
+        """Messages up to `position` may have been seen by a consumer."""
+        if position > self.delivered_position:
+            self.delivered_position = position
+            if not self._dirty:
+                self._touch()
+
+    def forget(self, count: int) -> None:
+        """`count` messages of this queue were dropped as a range."""
+        self.count -= count
+        if not self._dirty:
+            self._touch()
+
+    def write(self, batch: Batch) -> None:
+        """Add this queue's changes to `batch` and begin anew."""
+        self._dirty = False
+        if self.dropped:
+            return
+        prefix = self.prefix
+        pack = _POSITION.pack
+        before = len(batch.puts)
+        put = batch.puts.append
+        for message in self.unsaved:
+            if message.state == PENDING:
+                message.state = STORED
+                put((prefix + pack(message.position), encode_record(message)))
+        self.count += len(batch.puts) - before - len(self.removed)
+        for message in self.updated:
+            if message.state == STORED:
+                put((prefix + pack(message.position), encode_record(message)))
+        batch.deletes += [prefix + pack(position) for position in self.removed]
+        batch.states.append(
+            (self.queue_id, QueueState(self.next_position, self.count, self.delivered_position))
+        )
+        self.taken_position = self.next_position - 1
+        self.unsaved = []
+        self.updated = []
+        self.removed = []
+
+    def _touch(self) -> None:
+        self._dirty = True
+        self._journal.dirty.append(self)

@@ -1,0 +1,277 @@
+"""The durable store: one LMDB file, each queue a key range.
+
+A commit is applied on the caller's thread (about a microsecond a message) and only `txn.commit()`, which is
+where the disk is waited for, may run on another. LMDB's own write lock belongs to a thread, so it is off
+(`lock=False`) and a lock file of ours keeps a second process out. That puts two duties on us: one writer at a
+time (the turn sees to it), and no reader open when a write transaction begins (`read` is short and synchronous).
+
+Databases: `messages` queue id + position → record; `queues` queue id → state; `definitions` key → JSON;
+`drops` queue id + first → last, ranges being removed; `meta` "format" → version of this layout.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from struct import Struct
+from typing import Any, Final
+
+import lmdb
+
+from pabal.model.definitions import QueueDefinition, decode_definition
+from pabal.model.errors import StoreError
+from pabal.model.limits import DROPS_PER_COMMIT_MAX, MAP_BYTES
+from pabal.model.message import Container, Message
+from pabal.store.interface import Loaded
+from pabal.store.journal import Batch, Journal, QueueLog, QueueState, message_key
+from pabal.store.record import RecordReader
+
+FORMAT_VERSION: Final = 1
+DATA_FILE: Final = "pabal.mdb"
+LOCK_FILE: Final = "pabal.lock"
+
+_STATE = Struct(">QQQ")
+_QUEUE = Struct(">Q")
+_KEY = Struct(">QQ")
+
+
+class LmdbStore:
+    """See Store. `directory` is made when missing; StoreError when it cannot be used, saying why."""
+
+    def __init__(
+        self, directory: Path, containers: Mapping[int, Container], map_bytes: int = MAP_BYTES
+    ) -> None:
+        self.journal = Journal()
+        self.directory = directory
+        self._reader = RecordReader(containers)
+        self._lock = _lock_directory(directory)
+        self._transaction: Any = None
+        self._batch = Batch()
+        self._logs: list[QueueLog] = []
+        self._drops: list[tuple[int, int, int]] = []
+        try:
+            self._open(directory / DATA_FILE, map_bytes)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _open(self, path: Path, map_bytes: int) -> None:
+        existing = path.stat().st_size if path.exists() else 0
+        while map_bytes < existing * 2:
+            map_bytes *= 2
+        try:
+            self._map_bytes = map_bytes
+            self._env = lmdb.open(
+                str(path), subdir=False, lock=False, max_dbs=8, map_size=map_bytes, readahead=False
+            )
+            self._messages = self._env.open_db(b"messages")
+            self._queues = self._env.open_db(b"queues")
+            self._definitions = self._env.open_db(b"definitions")
+            self._dropping = self._env.open_db(b"drops")
+            self._meta = self._env.open_db(b"meta")
+            self._check_format(path)
+        except lmdb.Error as error:
+            raise StoreError(f"{path} cannot be opened: {_reason(error)}") from None
+
+    def _check_format(self, path: Path) -> None:
+        with self._env.begin(write=True) as transaction:
+            version = transaction.get(b"format", db=self._meta)
+            if version is None:
+                if transaction.stat(self._queues)["entries"] or transaction.stat(self._messages)["entries"]:
+                    raise StoreError(f"{path} has messages but no format version: it is damaged")
+                transaction.put(b"format", str(FORMAT_VERSION).encode(), db=self._meta)
+            elif version != str(FORMAT_VERSION).encode():
+                raise StoreError(
+                    f"{path} has format {version.decode(errors='replace')}; this Pabal reads format "
+                    f"{FORMAT_VERSION}. A newer Pabal wrote it: use that one, or another --data directory"
+                )
+
+    # --- Reading --------------------------------------------------------------------------------------------
+
+    def load(self) -> Loaded:
+        """See Store. Messages of queues that had no definition (they were not durable) begin to be removed."""
+        loaded = Loaded()
+        try:
+            with self._env.begin() as transaction:
+                for _, data in transaction.cursor(db=self._definitions):
+                    loaded.definitions.append(decode_definition(data))
+                for key, value in transaction.cursor(db=self._queues):
+                    loaded.queues[_QUEUE.unpack(key)[0]] = QueueState(*_STATE.unpack(value))
+                for key, value in transaction.cursor(db=self._dropping):
+                    self._drops.append((*_KEY.unpack(key), *_QUEUE.unpack(value)))
+        except (lmdb.Error, ValueError, TypeError) as error:
+            raise StoreError(f"{self.directory / DATA_FILE} is damaged: {_reason(error)}") from None
+        durable = {d.queue_id for d in loaded.definitions if isinstance(d, QueueDefinition)}
+        used = {*durable, *loaded.queues, *(drop[0] for drop in self._drops)}
+        loaded.next_queue_id = max(used, default=0) + 1
+        for queue_id in [queue_id for queue_id in loaded.queues if queue_id not in durable]:
+            self.journal.drop_queue(self.journal.queue_log(queue_id, loaded.queues.pop(queue_id)))
+        return loaded
+
+    def read(self, queue_id: int, after: int, before: int | None, most: int, most_bytes: int) -> list[Message]:
+        prefix = _QUEUE.pack(queue_id)
+        end = message_key(queue_id, before) if before is not None else None
+        found: list[Message] = []
+        size = 0
+        decode = self._reader.decode
+        try:
+            with self._env.begin() as transaction:
+                cursor = transaction.cursor(db=self._messages)
+                start = self._beyond_drops(queue_id, after + 1)
+                there = cursor.set_range(message_key(queue_id, start))
+                while there:
+                    for key, record in cursor:
+                        if key[:8] != prefix or (end is not None and key >= end):
+                            return found
+                        position = int.from_bytes(key[8:], "big")
+                        if self._drops and (start := self._beyond_drops(queue_id, position)) != position:
+                            break
+                        found.append(decode(position, record))
+                        size += len(record)
+                        if len(found) >= most or size >= most_bytes:
+                            return found
+                    else:
+                        return found
+                    there = cursor.set_range(message_key(queue_id, start))
+                return found
+        except lmdb.Error as error:
+            raise StoreError(f"{self.directory / DATA_FILE} cannot be read: {_reason(error)}") from None
+
+    def _beyond_drops(self, queue_id: int, position: int) -> int:
+        """`position`, or the first one behind the ranges being removed that it lies in."""
+        for dropped, first, last in self._drops:
+            if dropped == queue_id and first <= position <= last:
+                return self._beyond_drops(queue_id, last + 1)
+        return position
+
+    # --- Writing --------------------------------------------------------------------------------------------
+
+    def begin(self) -> bool:
+        if self.journal.empty and not self._drops:
+            return False
+        self._batch, self._logs = self.journal.take()
+        self._apply()
+        return True
+
+    def finish(self) -> None:
+        """See Store. A full map is doubled and the commit made again; everything else that fails is final."""
+        try:
+            self._transaction.commit()
+        except lmdb.MapFullError:
+            self._grow()
+            self._apply()
+            self.finish()
+        except lmdb.Error as error:
+            raise StoreError(f"commit to {self.directory / DATA_FILE} failed: {_reason(error)}") from None
+
+    def done(self) -> None:
+        self._batch = Batch()
+        for log in self._logs:
+            log.durable_position = log.taken_position
+            if log.on_durable is not None:
+                log.on_durable()
+        self._logs = []
+
+    def close(self) -> None:
+        if self._transaction is not None:
+            self._transaction.abort()
+            self._transaction = None
+        self._env.close()
+        self._lock.close()
+
+    def _apply(self) -> None:
+        drops = list(self._drops)
+        while True:
+            self._transaction = self._env.begin(write=True)
+            try:
+                self._write(self._transaction, self._batch)
+                return
+            except lmdb.MapFullError:
+                self._transaction.abort()
+                self._drops = list(drops)
+                self._grow()
+            except lmdb.Error as error:
+                self._transaction.abort()
+                self._transaction = None
+                raise StoreError(f"write to {self.directory / DATA_FILE} failed: {_reason(error)}") from None
+
+    def _write(self, transaction: Any, batch: Batch) -> None:
+        if batch.puts:
+            cursor = transaction.cursor(db=self._messages)
+            cursor.putmulti(batch.puts)
+        if batch.deletes:
+            delete = transaction.delete
+            messages = self._messages
+            for key in batch.deletes:
+                delete(key, b"", messages)
+        for queue_id, state in batch.states:
+            transaction.put(_QUEUE.pack(queue_id), _STATE.pack(*state), db=self._queues)
+        for name, value in batch.definitions:
+            if value is None:
+                transaction.delete(name, db=self._definitions)
+            else:
+                transaction.put(name, value, db=self._definitions)
+        for queue_id, first, last in batch.drops:
+            transaction.put(_KEY.pack(queue_id, first), _QUEUE.pack(last), db=self._dropping)
+            self._drops.append((queue_id, first, last))
+        for queue_id in batch.gone:
+            transaction.delete(_QUEUE.pack(queue_id), db=self._queues)
+        if self._drops:
+            self._remove_some(transaction)
+
+    def _remove_some(self, transaction: Any) -> None:
+        """Goes on removing the ranges that were dropped: LMDB removes keys one by one, so a commit does some."""
+        left = DROPS_PER_COMMIT_MAX
+        cursor = transaction.cursor(db=self._messages)
+        while self._drops and left:
+            queue_id, first, last = self._drops[0]
+            end = message_key(queue_id, last)
+            there = cursor.set_range(message_key(queue_id, first))
+            while there and left and cursor.key() <= end:
+                there = cursor.delete()
+                left -= 1
+            if left:
+                transaction.delete(_KEY.pack(queue_id, first), db=self._dropping)
+                self._drops.pop(0)
+
+    def _grow(self) -> None:
+        """Doubles the address space: the file itself grows only as it fills."""
+        self._transaction = None
+        self._map_bytes *= 2
+        try:
+            self._env.set_mapsize(self._map_bytes)
+        except lmdb.Error as error:
+            raise StoreError(
+                f"{self.directory / DATA_FILE} is full at {self._map_bytes // 2} bytes and the system gives no "
+                f"more address space: {_reason(error)}"
+            ) from None
+
+
+def _lock_directory(directory: Path) -> Any:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = open(directory / LOCK_FILE, "a+")  # noqa: SIM115 - held open for as long as the lock is
+    except OSError as error:
+        raise StoreError(f"the data directory {directory} cannot be used: {error.strerror}") from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.seek(0)
+        owner = file.read().strip() or "unknown"
+        file.close()
+        raise StoreError(
+            f"the data directory {directory} is in use by another Pabal (process {owner}); stop that one, or "
+            f"give this one its own with --data"
+        ) from None
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+    return file
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+

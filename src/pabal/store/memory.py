@@ -1,0 +1,110 @@
+"""A store that forgets everything when the process ends: for `--memory`, tests and simulations."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Mapping
+from itertools import islice
+
+from pabal.model.definitions import decode_definition
+from pabal.model.message import Container, Message
+from pabal.store.interface import Loaded
+from pabal.store.journal import Batch, Journal, QueueLog, QueueState
+from pabal.store.record import RecordReader
+
+
+class Disk:
+    """What a MemoryStore has committed. Handed to another MemoryStore, it is as a data file after a crash."""
+
+    def __init__(self) -> None:
+        self.messages: dict[int, dict[int, bytes]] = {}
+        self.order: dict[int, list[int]] = {}
+        self.states: dict[int, QueueState] = {}
+        self.definitions: dict[bytes, bytes] = {}
+        self.next_queue_id = 1
+
+    def apply(self, batch: Batch) -> None:
+        for key, record in batch.puts:
+            queue_id, position = int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big")
+            messages = self.messages.setdefault(queue_id, {})
+            if position not in messages:
+                insort(self.order.setdefault(queue_id, []), position)  # at the end, nearly always
+            messages[position] = record
+        for key in batch.deletes:
+            queue_id, position = int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big")
+            messages = self.messages[queue_id]
+            del messages[position]
+            order = self.order[queue_id]  # keeps deleted positions for a while: deleting each would move the rest
+            if len(order) > 2 * len(messages) + 1024:
+                self.order[queue_id] = [position for position in order if position in messages]
+        for queue_id, state in batch.states:
+            self.states[queue_id] = state
+            self.next_queue_id = max(self.next_queue_id, queue_id + 1)
+        for queue_id, first, last in batch.drops:
+            order = self.order.get(queue_id, [])
+            low, high = bisect_left(order, first), bisect_left(order, last + 1)
+            for position in order[low:high]:
+                self.messages[queue_id].pop(position, None)
+            del order[low:high]
+        for queue_id in batch.gone:
+            self.states.pop(queue_id, None)
+            self.messages.pop(queue_id, None)
+            self.order.pop(queue_id, None)
+        for name, value in batch.definitions:
+            if value is None:
+                self.definitions.pop(name, None)
+            else:
+                self.definitions[name] = value
+
+
+class MemoryStore:
+    """See Store. `begin` holds the batch back and `finish` applies it, so an unfinished commit leaves no trace."""
+
+    def __init__(self, containers: Mapping[int, Container], disk: Disk | None = None) -> None:
+        self.journal = Journal()
+        self.disk = disk or Disk()
+        self._reader = RecordReader(containers)
+        self._batch: Batch | None = None
+        self._logs: list[QueueLog] = []
+
+    def load(self) -> Loaded:
+        definitions = [decode_definition(data) for data in self.disk.definitions.values()]
+        return Loaded(definitions, dict(self.disk.states), self.disk.next_queue_id)
+
+    def read(self, queue_id: int, after: int, before: int | None, most: int, most_bytes: int) -> list[Message]:
+        order = self.disk.order.get(queue_id, [])
+        messages = self.disk.messages.get(queue_id, {})
+        found: list[Message] = []
+        size = 0
+        low = bisect_left(order, after + 1)
+        high = len(order) if before is None else bisect_left(order, before)
+        for position in islice(order, low, high):
+            if len(found) == most or (size >= most_bytes and found):
+                break
+            record = messages.get(position)
+            if record is None:
+                continue
+            size += len(record)
+            found.append(self._reader.decode(position, record))
+        return found
+
+    def begin(self) -> bool:
+        if self.journal.empty:
+            return False
+        self._batch, self._logs = self.journal.take()
+        return True
+
+    def finish(self) -> None:
+        assert self._batch is not None
+        self.disk.apply(self._batch)
+
+    def done(self) -> None:
+        self._batch = None
+        for log in self._logs:
+            log.durable_position = log.taken_position
+            if log.on_durable is not None:
+                log.on_durable()
+        self._logs = []
+
+    def close(self) -> None:
+        self._batch = None
