@@ -1,4 +1,4 @@
-"""The brokers under test: subprocesses with their data on a real disk, started, looked at, and stopped again."""
+"""The brokers under test: subprocesses with their data on a real disk, started, looked at, stopped."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """An AMQP 0-9-1 client just big enough to load a broker: frames, the handshake, a few methods.
 
 It speaks on one channel and over a blocking socket. What has to be fast (publishing, consuming) is in
-`workers.py`, which works on this connection's socket and buffer; what is here may cost what it likes.
+`publisher.py` and `consumer.py`, which works on this connection's socket and buffer; what is here may cost what it likes.
 """
 
 from __future__ import annotations
@@ -147,14 +147,24 @@ class Connection:
             How many, at least one.
         """
         try:
-            size = self.sock.recv_into(view)
-        except TimeoutError as error:
-            raise LoadError(f"no byte from the broker for {self._timeout_s:.0f} s") from error
+            try:
+                size = self.sock.recv_into(view)
+            except TimeoutError:
+                size = self._receive_at_once(view)  # The socket may have waited for more than there is.
+        except BlockingIOError:
+            raise LoadError(f"no byte from the broker for {self._timeout_s:.0f} s") from None
         except OSError as error:
             raise LoadError(f"the broker hung up: {error}") from error
         if not size:
             raise LoadError("the broker closed the connection without a word")
         return size
+
+    def _receive_at_once(self, view: memoryview) -> int:
+        self.sock.setblocking(False)
+        try:
+            return self.sock.recv_into(view)
+        finally:
+            self.sock.settimeout(self._timeout_s)
 
     def read_frame(self) -> tuple[int, bytes]:
         """Read one whole frame.

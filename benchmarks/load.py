@@ -27,7 +27,9 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from client import Connection, LoadError
-from workers import STAMP_BYTES, Gate, Load, Report, consume, publish
+from consumer import consume
+from publisher import publish
+from spec import STAMP_BYTES, Gate, Load, Report
 
 SLOWEST_PER_S = 1_500
 """A broker that does fewer messages a second than this runs into the deadline."""
@@ -182,6 +184,8 @@ def run_load(load: Load, cpu_clock: CpuClock = lambda: None) -> Outcome:
     """
     if load.rate_per_s and load.size_bytes < STAMP_BYTES:
         raise LoadError(f"latency needs bodies of {STAMP_BYTES} bytes or more, for their time stamp")
+    if load.rate_per_s and load.mixed:
+        raise LoadError("latency needs bodies of one size")
     if load.messages_each < 1 or load.size_bytes < 1:
         raise LoadError("a load needs at least one message for each queue and one byte in it")
     outcome = Outcome()
@@ -251,6 +255,7 @@ def _parse() -> tuple[Load, bool]:
     parser.add_argument("--port", type=int, default=5672, help="TCP port on this machine")
     parser.add_argument("--messages", type=int, default=100_000, help="in total")
     parser.add_argument("--size", type=int, default=100, help="bytes of a body")
+    parser.add_argument("--mixed", action="store_true", help="bodies of half to one and a half times that")
     parser.add_argument("--queues", type=int, default=1, help="each with a publisher and a consumer")
     parser.add_argument("--durable", action="store_true", help="durable queues, persistent messages")
     parser.add_argument("--window", type=int, default=0, help="unconfirmed messages at once; 0: no confirms")
@@ -269,6 +274,7 @@ def _parse() -> tuple[Load, bool]:
         prefetch=options.prefetch,
         backlog=options.backlog,
         rate_per_s=options.rate,
+        mixed=options.mixed,
     )
     return load, options.json
 
@@ -287,9 +293,8 @@ def main() -> None:
         return
     for name, per_s in outcome.per_s.items():
         print(f"{name:8} {per_s:12,.0f} messages/s")
-    print(
-        f"cost     publisher {outcome.publisher_us:.2f} µs, consumer {outcome.consumer_us:.2f} µs CPU a message"
-    )
+    publisher_us, consumer_us = outcome.publisher_us, outcome.consumer_us
+    print(f"cost     publisher {publisher_us:.2f} µs, consumer {consumer_us:.2f} µs CPU a message")
     for name, latency in (("latency", outcome.end_to_end), ("confirm", outcome.confirm)):
         if latency:
             print(f"{name:8} p50 {latency.p50_ms:.2f}  p99 {latency.p99_ms:.2f}  max {latency.max_ms:.2f} ms")

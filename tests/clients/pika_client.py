@@ -170,3 +170,38 @@ def connection_error(connection: BlockingConnection, code: int, text: str) -> It
         connection.channel()
     assert (caught.value.reply_code, caught.value.reply_text) == (code, text)
     assert connection.is_closed
+
+
+class Confirmations:
+    """What a channel was told about its publications, in order, by a select connection of pika."""
+
+    def __init__(self, channel: BlockingChannel) -> None:
+        self.events: list[tuple[str, int, bool]] = []
+        self.unsettled: set[int] = set()
+        self.acked: set[int] = set()
+        self.nacked: set[int] = set()
+        self.connection = channel.connection
+        self.impl = channel._impl
+        self.impl.confirm_delivery(self._on_answer, lambda _frame: None)
+        self.published = 0
+
+    def _on_answer(self, received: Any) -> None:
+        method = received.method
+        kind = "ack" if isinstance(method, Basic.Ack) else "nack"
+        self.events.append((kind, method.delivery_tag, method.multiple))
+        tags = (
+            {tag for tag in self.unsettled if tag <= method.delivery_tag}
+            if method.multiple
+            else {method.delivery_tag}
+        )
+        assert tags <= self.unsettled, "confirmed twice or never published"
+        self.unsettled -= tags
+        (self.acked if kind == "ack" else self.nacked).update(tags)
+
+    def publish(self, exchange: str, key: str, body: bytes, **properties: object) -> None:
+        self.published += 1
+        self.unsettled.add(self.published)
+        self.impl.basic_publish(exchange, key, body, BasicProperties(**properties))
+
+    def wait(self) -> None:
+        wait_until(self.connection, lambda: not self.unsettled, lambda: sorted(self.unsettled)[:5])

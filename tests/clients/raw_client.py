@@ -78,6 +78,18 @@ class RawClient:
         assert isinstance(method, method_class), f"expected {method_class.__name__}, got {method!r}"
         return method
 
+    def receive_content(self) -> tuple[spec.BasicProperties, bytes]:
+        """The content header and the whole body, in however many frames it comes."""
+        header = self.receive()
+        assert isinstance(header, frame.Header), header
+        body = b""
+        while len(body) < header.body_size:
+            part = self.receive()
+            assert isinstance(part, frame.Body), part
+            body += part.fragment
+        assert len(body) == header.body_size
+        return header.properties, body
+
     def start(self) -> spec.Connection.Start:
         self.send_bytes(PROTOCOL_HEADER)
         return self.expect(spec.Connection.Start)  # type: ignore[return-value]

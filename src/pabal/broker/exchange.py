@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pabal.broker.topic import TopicTree
+from pabal.model.arguments import type_name
 from pabal.model.definitions import BindingDefinition, ExchangeDefinition, canonical
 from pabal.model.errors import PreconditionFailed
 
@@ -140,9 +141,13 @@ class HeadersExchange(Exchange):
 
     def check_binding(self, definition: BindingDefinition) -> None:
         way = definition.arguments.get("x-match", "all")
+        if not isinstance(way, str):
+            raise PreconditionFailed(
+                f"Invalid x-match field type {type_name(way)} (value {way}); expected longstr"
+            )
         if way not in self.WAYS:
             raise PreconditionFailed(
-                f"Invalid x-match field value {way!r}; expected all, any, all-with-x, or any-with-x"
+                f'Invalid x-match field value <<"{way}">>; expected all, any, all-with-x, or any-with-x'
             )
 
     def _added(self, binding: Binding) -> None:

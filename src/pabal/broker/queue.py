@@ -65,6 +65,7 @@ class Queue:
         self._ttl_ms = arguments.message_ttl_ms
         self._may_expire = self._ttl_ms is not None or log.count > 0
         self._one_by_one = arguments.max_length is not None
+        log.counts_leases = arguments.delivery_limit is not None
 
     @property
     def ready(self) -> int:
@@ -110,16 +111,23 @@ class Queue:
         for index, content in enumerate(contents):
             if len(self.backlog) >= limit and self.consumers:
                 self.dispatch()
-            if self.arguments.overflow == "reject-publish" and not forced and len(self.backlog) >= limit:
+            if self.arguments.overflow != "drop-head" and not forced and len(self.backlog) >= limit:
                 refused.append(index)
+                if self.arguments.overflow == "reject-publish-dlx":
+                    self._dead_letter([Message(envelope, content, 0, 0, UNSTORED)], "maxlen")
                 continue
             self._append(envelope, [content], len(content))
             if len(self.backlog) > limit and self.consumers:
                 self.dispatch()
-            if self.arguments.overflow == "drop-head":
-                while len(self.backlog) > limit:
-                    self._dead_letter(self.backlog.take(1), "maxlen")
+            self._drop_head()
         return refused
+
+    def _drop_head(self) -> None:
+        """Dead-letters the oldest of those beyond the length limit."""
+        limit = self.arguments.max_length
+        if limit is not None and self.arguments.overflow == "drop-head":
+            while len(self.backlog) > limit:
+                self._dead_letter(self.backlog.take(1), "maxlen")
 
     def _expiry(self, envelope: Envelope) -> int:
         """When a message published now expires, in ms since the epoch."""
@@ -145,6 +153,8 @@ class Queue:
                 self._dispatch_to(self.consumers[0])
             else:
                 self._dispatch_in_turn()
+        if self._may_expire and not len(self.backlog) and self._ttl_ms is None:
+            self._may_expire = False
         if self._may_expire or self._leases:
             self._set_timer()
 
@@ -208,6 +218,9 @@ class Queue:
             consumer.unsettled += count
             for message in messages:
                 message.consumer = consumer
+            if self.log.counts_leases:
+                for message in messages:
+                    self.log.update(message)
             if self._lease_ms is not None:
                 deadline = self.vhost.broker.now_ms + self._lease_ms
                 for message in messages:
@@ -293,8 +306,12 @@ class Queue:
                 continue
             self.log.update(message)
             self.backlog.push_back(message)
+            if message.expires_at_ms:
+                self._may_expire = True
         if worn:
             self._dead_letter(worn, reason)
+        if self._one_by_one:
+            self._drop_head()
 
     def _dead_letter(self, messages: list[Message], reason: str) -> None:
         self.vhost.broker.dead_letter(self, messages, reason)

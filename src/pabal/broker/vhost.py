@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pabal.broker.exchange import EXCHANGE_TYPES, PREDECLARED, Binding, BindingKey, Exchange
 from pabal.broker.queue import Queue
-from pabal.model.arguments import compare, compare_flag, parse_queue_arguments
+from pabal.model.arguments import DEFAULTS, KNOWN, UNSUPPORTED, compare, compare_flag, parse_queue_arguments
 from pabal.model.definitions import BindingDefinition, ExchangeDefinition, QueueDefinition, canonical
 from pabal.model.errors import AccessRefused, InvalidCommand, Locked, NotFound, PreconditionFailed
 from pabal.model.limits import ROUTES_CACHED_MAX
@@ -47,11 +47,11 @@ class Vhost:
         NotFound: no such exchange. AccessRefused: it is internal.
         """
         queues = self._routes.get((envelope.exchange, envelope.routing_key))
-        if queues is None:
+        if queues is None or envelope.copies:
             self._check_publish(envelope.exchange)
-            queues = self._cached_route(envelope)
-            if queues is None:
-                return self._publish_by_headers(envelope, contents)
+            queues = self._cached_route(envelope.exchange, envelope.routing_key)
+            if queues is None or envelope.copies:
+                return self._publish_one_by_one(envelope, contents)
         if len(queues) == 1:
             refused = queues[0].publish(envelope, contents, content_bytes)
             return Published((), refused) if refused else ALL_TAKEN
@@ -64,14 +64,17 @@ class Vhost:
 
     def targets(self, envelope: Envelope, content: bytes) -> list[Queue]:
         """The queues that a message with this envelope and content goes to now."""
-        queues = self._routes.get((envelope.exchange, envelope.routing_key))
-        if queues is None:
-            queues = self._cached_route(envelope)
-        if queues is None:
-            queues, _ = self._route(envelope.exchange, envelope.routing_key, envelope.container.headers(content))
-        return queues
+        found: dict[Queue, None] = {}
+        for key in (envelope.routing_key, *envelope.copies):
+            queues = self._routes.get((envelope.exchange, key))
+            if queues is None:
+                queues = self._cached_route(envelope.exchange, key)
+            if queues is None:
+                queues, _ = self._route(envelope.exchange, key, envelope.container.headers(content))
+            found.update(dict.fromkeys(queues))
+        return list(found)
 
-    def _publish_by_headers(self, envelope: Envelope, contents: list[bytes]) -> Published:
+    def _publish_one_by_one(self, envelope: Envelope, contents: list[bytes]) -> Published:
         unroutable: list[int] = []
         refused: list[int] = []
         for index, content in enumerate(contents):
@@ -87,14 +90,14 @@ class Vhost:
         if exchange.definition.internal:
             raise AccessRefused(f"cannot publish to internal exchange '{name}' in vhost '{self.name}'")
 
-    def _cached_route(self, envelope: Envelope) -> list[Queue] | None:
+    def _cached_route(self, exchange: str, routing_key: str) -> list[Queue] | None:
         """The route by exchange and key, kept until a binding changes; None when headers decide."""
-        queues, by_headers = self._route(envelope.exchange, envelope.routing_key, {})
+        queues, by_headers = self._route(exchange, routing_key, {})
         if by_headers:
             return None
         if len(self._routes) >= ROUTES_CACHED_MAX:
             self._routes.clear()
-        self._routes[(envelope.exchange, envelope.routing_key)] = queues
+        self._routes[(exchange, routing_key)] = queues
         return queues
 
     def _route(self, name: str, key: str, headers: Mapping[str, Any]) -> tuple[list[Queue], bool]:
@@ -142,7 +145,9 @@ class Vhost:
             compare_flag("exchange", name, self.name, "durable", current.durable, definition.durable)
             compare_flag("exchange", name, self.name, "auto_delete", current.auto_delete, definition.auto_delete)
             compare_flag("exchange", name, self.name, "internal", current.internal, definition.internal)
-            compare("exchange", name, self.name, current.arguments, definition.arguments)
+            compare(
+                "exchange", name, self.name, current.arguments, definition.arguments, ["alternate-exchange"]
+            )
             return False
         if name.startswith("amq."):
             raise AccessRefused(f"exchange name '{name}' contains reserved prefix 'amq.*'")
@@ -157,9 +162,9 @@ class Vhost:
 
     def delete_exchange(self, name: str, if_unused: bool = False) -> bool:
         """False when there was none (RabbitMQ does not mind)."""
-        if name == "" or name.startswith("amq."):
+        if any(name == predeclared for predeclared, _ in PREDECLARED):
             raise AccessRefused(
-                f"exchange name '{name}' contains reserved prefix 'amq.*'"
+                f"deletion of system exchange '{name}' in vhost '{self.name}' not allowed"
                 if name
                 else "operation not permitted on the default exchange"
             )
@@ -188,12 +193,15 @@ class Vhost:
         if queue is None:
             raise NotFound(f"no queue '{name}' in vhost '{self.name}'")
         if queue.owner is not None and queue.owner is not owner:
-            raise Locked(
-                f"cannot obtain exclusive access to locked queue '{name}' in vhost '{self.name}'. It could be "
-                f"originally declared on another connection or the exclusive property value does not match "
-                f"that of the original declaration."
-            )
+            raise self._locked(name)
         return queue
+
+    def _locked(self, name: str) -> Locked:
+        return Locked(
+            f"cannot obtain exclusive access to locked queue '{name}' in vhost '{self.name}'. It could be "
+            f"originally declared on another connection or the exclusive property value does not match "
+            f"that of the original declaration."
+        )
 
     def declare_queue(
         self,
@@ -209,11 +217,19 @@ class Vhost:
             name = self.broker.name_queue()
         elif name in self.queues:
             queue = self.queue(name, owner)
+            if exclusive and queue.owner is None:
+                raise self._locked(name)
             current = queue.definition
             compare_flag("queue", name, self.name, "durable", current.durable, durable)
             compare_flag("queue", name, self.name, "auto_delete", current.auto_delete, auto_delete)
-            compare_flag("queue", name, self.name, "exclusive", queue.owner is not None, exclusive)
-            compare("queue", name, self.name, current.arguments, arguments)
+            compare(
+                "queue",
+                name,
+                self.name,
+                DEFAULTS | current.arguments,
+                DEFAULTS | arguments,
+                [*KNOWN, *UNSUPPORTED],
+            )
             return queue, False
         elif name.startswith("amq."):
             raise AccessRefused(f"queue name '{name}' contains reserved prefix 'amq.*'")
@@ -247,7 +263,7 @@ class Vhost:
         if if_unused and queue.consumers:
             raise PreconditionFailed(f"queue '{queue.name}' in vhost '{self.name}' in use")
         if if_empty and (queue.ready or queue.leased):
-            raise PreconditionFailed(f"queue '{queue.name}' in vhost '{self.name}' is not empty")
+            raise PreconditionFailed(f"queue '{queue.name}' in vhost '{self.name}' not empty")
         ready = queue.ready
         del self.queues[queue.name]
         self._routes.clear()
@@ -300,11 +316,11 @@ class Vhost:
         """False when there was none (RabbitMQ does not mind)."""
         if definition.source == "" or (definition.to_exchange and definition.destination == ""):
             raise AccessRefused("operation not permitted on the default exchange")
-        if definition.to_exchange:
-            self.exchange(definition.destination)
-        else:
+        if not definition.to_exchange and definition.destination in self.queues:
             self.queue(definition.destination, owner)
-        source = self.exchange(definition.source)
+        source = self.exchanges.get(definition.source)
+        if source is None:
+            return False
         key = (
             definition.to_exchange,
             definition.destination,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,15 +22,18 @@ class QueueArguments:
     dead_letter_routing_key: str | None = None
     delivery_limit: int | None = None
     lease_ms: int | None = None
+    type: str = "classic"
 
 
 def _integer(value: Any, least: int, most: int | None) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"expected an integer, got {_shown(value)}")
+        raise ValueError(f'"expected integer, got {type_name(value)}"')
+    if value < 0:
+        raise ValueError(f"{{value_negative,{value}}}")
     if value < least:
-        raise ValueError(f"{value} is less than {least}")
+        raise ValueError(f"{{value_zero,{value}}}")
     if most is not None and value > most:
-        raise ValueError(f"{value} is more than {most}")
+        raise ValueError(f"{{value_too_large,{value}}}")
     return value
 
 
@@ -48,16 +51,26 @@ def _count(value: Any) -> int:
 
 def _name(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"expected a string, got {_shown(value)}")
+        raise TypeError(type_name(value))
     if len(value.encode("utf-8", "surrogateescape")) > NAME_BYTES_MAX:
         raise ValueError(f"longer than {NAME_BYTES_MAX} bytes")
     return value
 
 
 def _overflow(value: Any) -> str:
-    if value not in ("drop-head", "reject-publish"):
-        raise ValueError(f"{_shown(value)} is none of drop-head, reject-publish")
-    return str(value)
+    if not isinstance(value, str):
+        raise ValueError(f"{{unacceptable_type,{type_name(value)}}}")
+    if value not in ("drop-head", "reject-publish", "reject-publish-dlx"):
+        raise ValueError("invalid_overflow")
+    return value
+
+
+def _queue_type(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{{unacceptable_type,{type_name(value)}}}")
+    if value not in ("classic", "quorum"):
+        raise ValueError(f"\"unsupported queue type '{value}'\"")
+    return value
 
 
 KNOWN: dict[str, tuple[str, Callable[[Any], Any]]] = {
@@ -69,8 +82,12 @@ KNOWN: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "x-dead-letter-routing-key": ("dead_letter_routing_key", _name),
     "x-delivery-limit": ("delivery_limit", _count),
     "x-consumer-timeout": ("lease_ms", _positive_duration),
+    "x-queue-type": ("type", _queue_type),
 }
-"""Argument name to the field of QueueArguments and the check. Others are kept, compared and not acted on."""
+"""Argument name to the field of QueueArguments and the check. Others are kept and not acted on."""
+
+DEFAULTS: dict[str, Any] = {"x-queue-type": "classic"}
+"""What a declaration without the argument means, where it may as well be written out."""
 
 UNSUPPORTED = {
     "x-max-priority": "priority queues",
@@ -81,40 +98,50 @@ UNSUPPORTED = {
 
 
 def parse_queue_arguments(arguments: Mapping[str, Any], queue: str, vhost: str) -> QueueArguments:
-    """The meaning of `arguments`; PreconditionFailed when one is not valid or not supported."""
+    """The meaning of `arguments`; PreconditionFailed, in RabbitMQ's words, when one is not valid or not supported."""
     fields: dict[str, Any] = {}
     where = f"for queue '{queue}' in vhost '{vhost}'"
     for name, value in arguments.items():
         if name in UNSUPPORTED and value not in (None, False):
             raise PreconditionFailed(f"arg '{name}' {where}: {UNSUPPORTED[name]} is not supported yet")
-        if name == "x-queue-type" and value not in ("classic", "quorum"):
-            raise PreconditionFailed(
-                f"invalid arg 'x-queue-type' {where}: {_shown(value)} is none of classic, quorum"
-            )
         if name in KNOWN:
             field, check = KNOWN[name]
             try:
                 fields[field] = check(value)
             except ValueError as error:
                 raise PreconditionFailed(f"invalid arg '{name}' {where}: {error}") from None
+            except TypeError as error:
+                raise PreconditionFailed(
+                    f"invalid type '{error}' for arg '{name}' in queue '{queue}' in vhost '{vhost}'"
+                ) from None
     if "dead_letter_routing_key" in fields and "dead_letter_exchange" not in fields:
         raise PreconditionFailed(
-            f"invalid arg 'x-dead-letter-routing-key' {where}: there is no 'x-dead-letter-exchange'"
+            f"invalid arg 'x-dead-letter-routing-key' {where}: routing_key_but_no_dlx_defined"
         )
     return QueueArguments(**fields)
 
 
 def compare(
-    kind: str, name: str, vhost: str, current: Mapping[str, Any], asked: Mapping[str, Any]
+    kind: str,
+    name: str,
+    vhost: str,
+    current: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    keys: Iterable[str],
 ) -> None:
-    """PreconditionFailed when two argument tables differ, in RabbitMQ's words (rabbit_misc:assert_args_equivalence)."""
-    for key in sorted({*current, *asked}):
-        if key in current and key in asked and _same(current[key], asked[key]):
-            continue
-        raise PreconditionFailed(
-            f"inequivalent arg '{key}' for {kind} '{name}' in vhost '{vhost}': "
-            f"received {_described(asked, key)} but current is {_described(current, key)}"
-        )
+    """PreconditionFailed when two declarations differ in one of the arguments `keys`; in others they may."""
+    for key in keys:
+        if key in current and key in asked:
+            if not _same(current[key], asked[key]):
+                raise PreconditionFailed(
+                    f"inequivalent arg '{key}' for {kind} '{name}' in vhost '{vhost}': "
+                    f"received '{_plain(asked[key])}' but current is '{_plain(current[key])}'"
+                )
+        elif key in current or key in asked:
+            raise PreconditionFailed(
+                f"inequivalent arg '{key}' for {kind} '{name}' in vhost '{vhost}': "
+                f"received {_described(asked, key)} but current is {_described(current, key)}"
+            )
 
 
 def compare_flag(kind: str, name: str, vhost: str, flag: str, current: object, asked: object) -> None:
@@ -134,10 +161,11 @@ def _described(table: Mapping[str, Any], key: str) -> str:
     if key not in table:
         return "none"
     value = table[key]
-    return f"the value '{_plain(value)}' of type '{_type_name(value)}'"
+    return f"the value '{_plain(value)}' of type '{type_name(value)}'"
 
 
-def _type_name(value: Any) -> str:
+def type_name(value: Any) -> str:
+    """RabbitMQ's name of a table value's type."""
     if isinstance(value, bool):
         return "bool"
     if isinstance(value, int):
@@ -148,8 +176,3 @@ def _type_name(value: Any) -> str:
 
 def _plain(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

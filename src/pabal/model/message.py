@@ -58,27 +58,39 @@ class Container(Protocol):
     def ttl(self, content: bytes) -> str | None:
         """The message's own expiration as it was written."""
 
-    def with_death(self, content: bytes, death: Death) -> bytes:
-        """The content with `death` added to its history, and without its own expiration."""
+    def copies(self, content: bytes) -> tuple[str, ...]:
+        """Further routing keys that the message itself names, for all to see (CC)."""
+
+    def with_death(self, content: bytes, death: Death, keep_copies: bool) -> bytes:
+        """The content with `death` added to its history, and without its own expiration; unless `keep_copies`
+        without the further routing keys too."""
 
 
 class Envelope:
     """What messages published alike share: where to, and what their properties ask of the broker.
 
-    `ttl_ms`: time to live that the publisher gave, None for none. `record_head` is the store's: the encoded
-    beginning of a record with this envelope, made when first needed.
+    `ttl_ms`: time to live that the publisher gave, None for none. `copies`: further routing keys (CC, BCC), of
+    no interest once the message is in its queues. `record_head` is the store's: the encoded beginning of a
+    record with this envelope, made when first needed.
     """
 
-    __slots__ = ("container", "exchange", "persistent", "record_head", "routing_key", "ttl_ms")
+    __slots__ = ("container", "copies", "exchange", "persistent", "record_head", "routing_key", "ttl_ms")
 
     def __init__(
-        self, exchange: str, routing_key: str, persistent: bool, ttl_ms: int | None, container: Container
+        self,
+        exchange: str,
+        routing_key: str,
+        persistent: bool,
+        ttl_ms: int | None,
+        container: Container,
+        copies: tuple[str, ...] = (),
     ) -> None:
         self.exchange = exchange
         self.routing_key = routing_key
         self.persistent = persistent
         self.ttl_ms = ttl_ms
         self.container = container
+        self.copies = copies
         self.record_head: bytes = b""
 
 

@@ -102,13 +102,15 @@ class QueueLog:
     """One queue's side of the journal: what to put and to delete, and the state that goes with it.
 
     `durable_position`: all messages up to it that were appended are in the store for good.
-    `on_durable` is called when that has moved, if set.
+    `on_durable` is called when that has moved, if set. `counts_leases`: a message that is leased when it is
+    written counts as attempted once more, so that one which brings the broker down does not do so for ever.
     """
 
     __slots__ = (
         "_dirty",
         "_journal",
         "count",
+        "counts_leases",
         "delivered_position",
         "dropped",
         "durable_position",
@@ -136,6 +138,7 @@ class QueueLog:
         self.updated: list[Message] = []
         self.removed: list[int] = []
         self.dropped = False
+        self.counts_leases = False
         self.on_durable: Callable[[], None] | None = None
 
     def append(self, messages: list[Message], content_bytes: int) -> None:
@@ -186,14 +189,17 @@ class QueueLog:
         pack = _POSITION.pack
         before = len(batch.puts)
         put = batch.puts.append
+        leases = self.counts_leases
         for message in self.unsaved:
             if message.state == PENDING:
                 message.state = STORED
-                put((prefix + pack(message.position), encode_record(message)))
+                begun = 1 if leases and message.consumer is not None else 0
+                put((prefix + pack(message.position), encode_record(message, begun)))
         self.count += len(batch.puts) - before - len(self.removed)
         for message in self.updated:
             if message.state == STORED:
-                put((prefix + pack(message.position), encode_record(message)))
+                begun = 1 if leases and message.consumer is not None else 0
+                put((prefix + pack(message.position), encode_record(message, begun)))
         batch.deletes += [prefix + pack(position) for position in self.removed]
         batch.states.append(
             (self.queue_id, QueueState(self.next_position, self.count, self.delivered_position))

@@ -23,15 +23,16 @@ _HEAD = Struct(">BBBIQ")
 _FRESH = _HEAD.size
 
 
-def encode_record(message: Message) -> bytes:
-    """The record of a message. One that was never returned and does not expire costs a single concatenation."""
+def encode_record(message: Message, begun: int = 0) -> bytes:
+    """The record of a message; `begun` attempts are added to those that it has. One that was never returned and
+    does not expire costs a single concatenation."""
     envelope = message.envelope
     head = envelope.record_head
     if not head:
         head = envelope.record_head = _encode_head(envelope)
-    if message.attempts or message.expires_at_ms:
+    if message.attempts or message.expires_at_ms or begun:
         version, container, flags, _, _ = _HEAD.unpack_from(head)
-        fixed = _HEAD.pack(version, container, flags, message.attempts, message.expires_at_ms)
+        fixed = _HEAD.pack(version, container, flags, message.attempts + begun, message.expires_at_ms)
         return fixed + head[_FRESH:] + message.content
     return head + message.content
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 
 class Channel:
-    """`active`: the client takes deliveries (channel.flow). `prefetch`: how many unsettled deliveries all its
-    consumers together may hold (basic.qos global), 0 for any number."""
+    """`prefetch`: how many unsettled deliveries all its consumers together may hold (basic.qos global), 0 for
+    any number."""
 
     def __init__(self, session: Amqp091Session, number: int) -> None:
         assert session.vhost is not None
@@ -34,7 +34,6 @@ class Channel:
         self.broker = session.broker
         self.vhost = session.vhost
         self.number = number
-        self.active = True
         self.closed = False
         self.prefetch = 0
         self.last_queue = ""
@@ -49,7 +48,7 @@ class Channel:
         """Does what a client's method asks. BrokerError and ChannelFault close this channel."""
         handler = _HANDLERS.get(method.key)
         if handler is None:
-            raise WireError(COMMAND_INVALID, f"{method.name} is not for a broker")
+            raise WireError(COMMAND_INVALID, "unimplemented method")
         handler(self, *arguments)
 
     def reply(self, method: m.Method, *arguments: object) -> None:
@@ -156,7 +155,7 @@ class Channel:
     def basic_qos(self, size: int, count: int, of_channel: bool) -> None:
         """RabbitMQ's reading: without `global` for each consumer started later, with it for all of the channel."""
         if size:
-            raise WireError(NOT_IMPLEMENTED, "prefetch_size!=0 (1)" if size == 1 else f"prefetch_size!=0 ({size})")
+            raise WireError(NOT_IMPLEMENTED, f"prefetch_size!=0 ({size})")
         if of_channel:
             self.prefetch = count
             for consumer in self.consumers.values():
@@ -180,12 +179,7 @@ class Channel:
         if not tag:
             tag = self.session.name_consumer()
         elif tag in self.consumers:
-            raise WireError(
-                NOT_ALLOWED,
-                f"attempt to reuse consumer tag '{tag}'",
-                m.BASIC_CONSUME.class_id,
-                m.BASIC_CONSUME.method_id,
-            )
+            raise WireError(NOT_ALLOWED, f"attempt to reuse consumer tag '{tag}'")
         queue.check_exclusive(exclusive)
         consumer = ChannelConsumer(self, queue, tag, no_ack, exclusive, self._consumer_prefetch)
         consumer.shared_credit = self.prefetch > 0
@@ -209,10 +203,10 @@ class Channel:
     # --- The channel itself ---------------------------------------------------------------------------------
 
     def channel_flow(self, active: bool) -> None:
-        self.active = active
+        """As in RabbitMQ a client cannot stop the flow: it has prefetch for that."""
+        if not active:
+            raise WireError(NOT_IMPLEMENTED, "active=false")
         self.reply(m.CHANNEL_FLOW_OK, active)
-        if active:
-            self._schedule_consumers()
 
     def confirm_select(self, no_wait: bool) -> None:
         self.publisher.confirming = True

@@ -35,6 +35,8 @@ CAPABILITIES: Final = {
 }
 """What connection.start says this broker can do, under RabbitMQ's names."""
 
+MECHANISMS: Final = ("PLAIN", "AMQPLAIN")
+
 STATES: Final[dict[str, frozenset[int]]] = {
     "header": frozenset(),
     "start": frozenset({m.CONNECTION_START_OK.key}),
@@ -56,6 +58,9 @@ _CONNECTION_CODES: Final[dict[type[errors.BrokerError], int]] = {
     errors.InvalidCommand: codes.COMMAND_INVALID,
     errors.NotAllowed: codes.NOT_ALLOWED,
 }
+
+
+_CLOSE_OK_FRAME: Final = m.encode_method(0, m.CONNECTION_CLOSE_OK)
 
 
 class Amqp091Session:
@@ -102,6 +107,7 @@ class Amqp091Session:
         self._received_ms = broker.now_ms
         self._sent_ms = broker.now_ms
         self._wants_failure_close = False
+        self._lost_track = False  # where frames begin is not known any more: only the end of the stream counts
         self._scanner = Scanner(
             self, settings.frame_bytes_max, settings.message_bytes_max, 2 * settings.message_bytes_max
         )
@@ -184,26 +190,39 @@ class Amqp091Session:
 
     def _scan(self, data: bytes) -> None:
         while self.state != "closed":
+            if self._lost_track:
+                if data.endswith(_CLOSE_OK_FRAME):
+                    self._end()
+                return
             try:
                 self._scanner.receive(data)
                 return
             except WireError as error:
                 self._fail(error)
-                if error.code in (codes.FRAME_ERROR, codes.UNEXPECTED_FRAME, codes.RESOURCE_ERROR):
-                    self._end()  # the stream cannot be followed any more: there is no close-ok to wait for
+                self._lost_track = error.code in (codes.FRAME_ERROR, codes.RESOURCE_ERROR)
                 data = b""
 
     def on_method(self, channel: int, method: m.Method, payload: bytes) -> None:
         """See wire.frames.Receiver."""
         if self.state == "closing" and method not in (m.CONNECTION_CLOSE, m.CONNECTION_CLOSE_OK):
             return
+        try:
+            self._act(channel, method, payload)
+        except WireError as error:
+            if not error.class_id:
+                error.class_id, error.method_id = method.class_id, method.method_id
+            if error.code == codes.SYNTAX_ERROR:
+                error.code = codes.FRAME_ERROR  # what RabbitMQ says of arguments it cannot read
+            raise
+
+    def _act(self, channel: int, method: m.Method, payload: bytes) -> None:
         arguments = m.decode_arguments(method, payload)
-        if method.class_id == m.CONNECTION_CLOSE.class_id:
-            self._on_connection_method(channel, method, arguments)
+        if channel == 0:
+            self._on_connection_method(method, arguments)
         elif self.state != "open":
             raise WireError(codes.COMMAND_INVALID, f"{method.name} before the connection is open")
-        elif channel == 0:
-            raise WireError(codes.COMMAND_INVALID, f"{method.name} on channel 0", method.class_id, method.method_id)
+        elif method.class_id == m.CONNECTION_CLOSE.class_id:
+            raise WireError(codes.COMMAND_INVALID, "unimplemented method")
         elif method.class_id == m.CHANNEL_OPEN.class_id and method is not m.CHANNEL_FLOW:
             self._on_channel_method(channel, method, arguments)
         else:
@@ -222,6 +241,9 @@ class Amqp091Session:
             open_channel.publisher.publish(frame, contents, content_bytes)
         except (errors.BrokerError, ChannelFault) as error:
             self._fail_channel(open_channel, m.BASIC_PUBLISH, error)
+        except WireError as error:
+            error.class_id, error.method_id = m.BASIC_PUBLISH.class_id, m.BASIC_PUBLISH.method_id
+            raise
 
     def on_acks(self, channel: int, tags: list[int]) -> None:
         """See wire.frames.Receiver."""
@@ -264,16 +286,12 @@ class Amqp091Session:
             "version": self._settings.version,
         }
         self.state = "start"
-        self.write(m.encode_method(0, m.CONNECTION_START, 0, 9, properties, "PLAIN AMQPLAIN", "en_US"))
+        self.write(m.encode_method(0, m.CONNECTION_START, 0, 9, properties, " ".join(MECHANISMS), "en_US"))
 
-    def _on_connection_method(self, channel: int, method: m.Method, arguments: tuple[Any, ...]) -> None:
-        if channel != 0 or method.key not in STATES[self.state]:
-            raise WireError(
-                codes.COMMAND_INVALID,
-                f"{method.name} on channel {channel} in state '{self.state}'",
-                method.class_id,
-                method.method_id,
-            )
+    def _on_connection_method(self, method: m.Method, arguments: tuple[Any, ...]) -> None:
+        if method.key not in STATES[self.state]:
+            state = "running" if self.state == "open" else self.state
+            raise WireError(codes.CHANNEL_ERROR, f"unexpected method in connection state {state}")
         if method is m.CONNECTION_START_OK:
             self._authenticate(*arguments)
         elif method is m.CONNECTION_TUNE_OK:
@@ -295,6 +313,10 @@ class Amqp091Session:
         if isinstance(capabilities, dict):
             self.wants_cancel_notify = capabilities.get("consumer_cancel_notify") is True
             self._wants_failure_close = capabilities.get("authentication_failure_close") is True
+        if mechanism not in MECHANISMS:
+            self._log(f"refused: unknown authentication mechanism {mechanism[:100]!r}")
+            self._end()
+            return
         name, password = _read_credentials(mechanism, response)
         user = self._access.authenticate(name, password, self._loopback)
         if user is None:
@@ -344,16 +366,9 @@ class Amqp091Session:
     def _open(self, name: str) -> None:
         vhost = self.broker.vhosts.get(name)
         if vhost is None:
-            raise WireError(
-                codes.NOT_ALLOWED, f"vhost {name} not found", m.CONNECTION_OPEN.class_id, m.CONNECTION_OPEN.method_id
-            )
+            raise WireError(codes.NOT_ALLOWED, f"vhost {name} not found")
         if not self._access.may_open(self.user, name):
-            raise WireError(
-                codes.NOT_ALLOWED,
-                f"access to vhost '{name}' refused for user '{self.user}'",
-                m.CONNECTION_OPEN.class_id,
-                m.CONNECTION_OPEN.method_id,
-            )
+            raise WireError(codes.NOT_ALLOWED, f"access to vhost '{name}' refused for user '{self.user}'")
         self.vhost = vhost
         self.state = "open"
         self.write(m.encode_method(0, m.CONNECTION_OPEN_OK))
@@ -363,6 +378,8 @@ class Amqp091Session:
 
     def _on_channel_method(self, number: int, method: m.Method, arguments: tuple[Any, ...]) -> None:
         if number in self._closing_channels:
+            if method is m.CHANNEL_OPEN:
+                raise WireError(codes.CHANNEL_ERROR, "second 'channel.open' seen")
             if method is m.CHANNEL_CLOSE:
                 self.write_reply(m.encode_method(number, m.CHANNEL_CLOSE_OK))
             if method is m.CHANNEL_CLOSE_OK:
@@ -370,17 +387,14 @@ class Amqp091Session:
                 self._scanner.forget_channel(number)
         elif method is m.CHANNEL_OPEN:
             if number in self._channels:
-                raise WireError(
-                    codes.CHANNEL_ERROR, "second 'channel.open' seen", method.class_id, method.method_id
+                raise WireError(codes.CHANNEL_ERROR, "second 'channel.open' seen")
+            if len(self._channels) + len(self._closing_channels) >= self._channel_max:
+                text = (
+                    f"number of channels opened ({len(self._channels)}) has reached the negotiated "
+                    f"channel_max ({self._channel_max})"
                 )
-            if number > self._channel_max:
-                raise WireError(
-                    codes.NOT_ALLOWED,
-                    f"number of channels opened ({number}) has reached the negotiated channel_max "
-                    f"({self._channel_max})",
-                    method.class_id,
-                    method.method_id,
-                )
+                self._fail(WireError(codes.NOT_ALLOWED, text))
+                return
             self._channels[number] = Channel(self, number)
             self.write_reply(m.encode_method(number, m.CHANNEL_OPEN_OK))
         elif method is m.CHANNEL_CLOSE:
@@ -401,9 +415,7 @@ class Amqp091Session:
             return None
         if self.state != "open":
             raise WireError(codes.COMMAND_INVALID, f"{method.name} before the connection is open")
-        raise WireError(
-            codes.CHANNEL_ERROR, "expected 'channel.open'", method.class_id, method.method_id
-        )
+        raise WireError(codes.CHANNEL_ERROR, "expected 'channel.open'", method.class_id, method.method_id)
 
     # --- Errors and the end ---------------------------------------------------------------------------------
 
@@ -502,10 +514,8 @@ def _read_credentials(mechanism: str, response: bytes) -> tuple[str, str]:
         if len(parts) == 3:
             return parts[1].decode("utf-8", "replace"), parts[2].decode("utf-8", "replace")
         raise WireError(codes.SYNTAX_ERROR, "PLAIN response is not two strings with a NUL before each")
-    if mechanism == "AMQPLAIN":
-        table, _ = decode_table(len(response).to_bytes(4, "big") + response)
-        name, password = table.get("LOGIN"), table.get("PASSWORD")
-        if isinstance(name, str) and isinstance(password, str):
-            return name, password
-        raise WireError(codes.SYNTAX_ERROR, "AMQPLAIN response without LOGIN and PASSWORD")
-    raise WireError(codes.COMMAND_INVALID, f"unknown authentication mechanism '{mechanism[:100]}'")
+    table, _ = decode_table(len(response).to_bytes(4, "big") + response)
+    name, password = table.get("LOGIN"), table.get("PASSWORD")
+    if isinstance(name, str) and isinstance(password, str):
+        return name, password
+    raise WireError(codes.SYNTAX_ERROR, "AMQPLAIN response without LOGIN and PASSWORD")

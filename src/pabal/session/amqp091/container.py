@@ -38,7 +38,11 @@ class Amqp091Container:
             return []
         return [_read_death(entry) for entry in entries if isinstance(entry, dict)]
 
-    def with_death(self, content: bytes, death: Death) -> bytes:
+    def copies(self, content: bytes) -> tuple[str, ...]:
+        keys = self.headers(content).get("CC")
+        return tuple(key for key in keys if isinstance(key, str)) if isinstance(keys, list) else ()
+
+    def with_death(self, content: bytes, death: Death, keep_copies: bool) -> bytes:
         """Adds to `x-death` as RabbitMQ does: one entry for each queue and reason, the latest first, and the
         `x-first-death-*` and `x-last-death-*` headers. Every other header keeps its bytes."""
         deaths = self.deaths(content)
@@ -60,9 +64,19 @@ class Amqp091Container:
             if f"x-first-death-{part}" not in names:
                 changes[f"x-first-death-{part}"] = value
             changes[f"x-last-death-{part}"] = value
-        kept = [(name, raw) for name, raw in headers if name not in changes]
+        gone = changes if keep_copies else {*changes, "CC"}
+        kept = [(name, raw) for name, raw in headers if name not in gone]
         added = [(name, encode_value(value)) for name, value in changes.items()]
         return replace_properties(content, headers=kept + added, expiration=None)
+
+
+def without_blind_copies(content: bytes) -> bytes:
+    """The content without the header BCC, which no receiver is to see."""
+    headers = raw_headers(content)
+    kept = [(name, raw) for name, raw in headers if name != "BCC"]
+    if len(kept) == len(headers):
+        return content
+    return replace_properties(content, headers=kept or None)
 
 
 def with_delivery_count(content: bytes, attempts: int) -> bytes:

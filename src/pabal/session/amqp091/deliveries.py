@@ -58,7 +58,7 @@ class ChannelConsumer(Consumer):
 
     def room(self) -> int:
         channel = self.channel
-        if channel.session.congested or not channel.active:
+        if channel.session.congested:
             return 0
         if self.auto_settle:
             return DISPATCH_MESSAGES_MAX

@@ -51,10 +51,10 @@ def exchange_declare(
 ) -> None:
     name = _clean(name)
     vhost = channel.vhost
+    if name == "":
+        raise AccessRefused("operation not permitted on the default exchange")
     if passive:
         vhost.exchange(name)
-    elif name == "":
-        raise AccessRefused("operation not permitted on the default exchange")
     else:
         vhost.declare_exchange(
             ExchangeDefinition(vhost.name, name, kind, durable, auto_delete, internal, arguments)
@@ -100,7 +100,7 @@ def queue_declare(
 ) -> None:
     name = _clean(name)
     if passive:
-        queue = find_queue(channel, name)
+        queue = channel.vhost.queue(name, channel.session)
     else:
         queue, _ = channel.vhost.declare_queue(
             name, durable, exclusive, auto_delete, arguments, channel.session

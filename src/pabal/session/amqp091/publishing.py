@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from struct import Struct
 from typing import TYPE_CHECKING, Final, cast
 
+from pabal.model.arguments import type_name
 from pabal.model.message import Envelope
+from pabal.session.amqp091.container import without_blind_copies
 from pabal.session.amqp091.settings import ChannelFault
-from pabal.wire.amqp091.content import scan_properties, set_channel
+from pabal.wire.amqp091.content import decode_properties, scan_properties, set_channel
 from pabal.wire.amqp091.errors import NO_ROUTE, NOT_IMPLEMENTED, PRECONDITION_FAILED, REPLY_NAMES, WireError
 from pabal.wire.amqp091.methods import (
     BASIC_ACK,
@@ -27,6 +30,8 @@ _TARGETS_MAX: Final = 256
 _ENVELOPES_MAX: Final = 16
 _FLAGS_AT: Final = 19
 _EXPIRATION_MS_MAX: Final = 2**32 - 1
+_CC: Final = b"\x02CC"
+_BCC: Final = b"\x03BCC"
 
 
 class _Target:
@@ -62,6 +67,8 @@ class Publisher:
         envelope = target.envelopes.get(properties)
         if envelope is None:
             envelope = self._read_envelope(target, properties)
+        if envelope.copies:
+            contents = [without_blind_copies(content) for content in contents]
         published = self._channel.vhost.publish(envelope, contents, content_bytes)
         if published.unroutable and target.mandatory:
             for index in published.unroutable:
@@ -76,7 +83,7 @@ class Publisher:
         arguments = decode_arguments(BASIC_PUBLISH, frame[7:-1])
         exchange, routing_key, mandatory, immediate = cast("tuple[str, str, bool, bool]", arguments)
         if immediate:
-            raise WireError(NOT_IMPLEMENTED, "immediate=true", BASIC_PUBLISH.class_id, BASIC_PUBLISH.method_id)
+            raise WireError(NOT_IMPLEMENTED, "immediate=true")
         if len(self._targets) >= _TARGETS_MAX:
             self._targets.clear()
         target = self._targets[frame] = _Target(exchange, routing_key, mandatory)
@@ -91,8 +98,11 @@ class Publisher:
                 f"user_id property set to '{scan.user_id}' but authenticated user was '{session.user}'",
             )
         ttl_ms = None if scan.expiration is None else _read_expiration(scan.expiration)
+        copies: tuple[str, ...] = ()
+        if scan.has_headers and (_CC in properties or _BCC in properties):
+            copies = _read_copies(properties)
         envelope = Envelope(
-            target.exchange, target.routing_key, scan.delivery_mode == 2, ttl_ms, session.container
+            target.exchange, target.routing_key, scan.delivery_mode == 2, ttl_ms, session.container, copies
         )
         if len(target.envelopes) >= _ENVELOPES_MAX:
             target.envelopes.clear()
@@ -128,8 +138,34 @@ class Publisher:
             self._confirmed = upto
 
 
+def _read_copies(properties: bytes) -> tuple[str, ...]:
+    """The routing keys in the headers CC and BCC, which are arrays of strings (RabbitMQ's sender-selected
+    distribution)."""
+    headers = decode_properties(properties).get("headers")
+    copies: list[str] = []
+    for name in ("CC", "BCC"):
+        keys = headers.get(name) if isinstance(headers, dict) else None
+        if isinstance(keys, list):
+            copies += [key for key in keys if isinstance(key, str)]
+        elif keys is not None:
+            raise ChannelFault(
+                PRECONDITION_FAILED,
+                f'invalid message: {{unacceptable_type_in_header,"{name}",{type_name(keys)}}}',
+            )
+    return tuple(copies)
+
+
 def _read_expiration(text: str) -> int:
-    """Milliseconds in decimal digits, as RabbitMQ takes them."""
-    if not (text.isascii() and text.isdigit()) or int(text[:20]) > _EXPIRATION_MS_MAX:
-        raise ChannelFault(PRECONDITION_FAILED, f"invalid expiration '{text}'")
-    return int(text)
+    """Milliseconds in decimal digits; what else there is, is refused in RabbitMQ's words."""
+    match = re.match(r"[+-]?[0-9]+", text)
+    if match is None:
+        reason = "no_integer"
+    elif match.end() < len(text):
+        reason = f'{{leftover_string,"{text[match.end() :]}"}}'
+    elif len(text) > 12 or int(text) > _EXPIRATION_MS_MAX:
+        reason = f"{{value_too_large,{text}}}"
+    elif int(text) < 0:
+        reason = f"{{value_negative,{text}}}"
+    else:
+        return int(text)
+    raise ChannelFault(PRECONDITION_FAILED, f"invalid expiration '{text}': {reason}")

@@ -18,7 +18,6 @@ from pabal.wire.amqp091.errors import (
     COMMAND_INVALID,
     FRAME_ERROR,
     RESOURCE_ERROR,
-    SYNTAX_ERROR,
     UNEXPECTED_FRAME,
     WireError,
 )
@@ -118,7 +117,7 @@ class Scanner:
         end = len(buffer)
         pos = 0
         try:
-            while end - pos >= FRAME_OVERHEAD_BYTES and not self.paused:
+            while end - pos >= _HEAD.size and not self.paused:
                 if self._template and buffer.startswith(self._template, pos):
                     after = self._scan_run(buffer, pos, end)
                 elif self._ack_head and buffer.startswith(self._ack_head, pos):
@@ -129,9 +128,8 @@ class Scanner:
                     break
                 pos = after
         except WireError:
-            # What follows the frame that was wrong can still be scanned, for the answer to our connection.close.
-            pos += _HEAD.unpack_from(buffer, pos)[2] + FRAME_OVERHEAD_BYTES
-            self._rest = buffer[pos:]
+            # What follows the frame that was wrong is scanned on, for the answer to our connection.close.
+            self._rest = buffer[pos + _HEAD.unpack_from(buffer, pos)[2] + FRAME_OVERHEAD_BYTES :]
             raise
         self._rest = buffer[pos:] if pos else buffer
 
@@ -210,21 +208,23 @@ class Scanner:
         elif kind == FRAME_HEARTBEAT:
             if channel != 0:
                 raise WireError(UNEXPECTED_FRAME, f"heartbeat on channel {channel}")
+            if size:
+                raise WireError(FRAME_ERROR, "a heartbeat with a payload")
         else:
             raise WireError(FRAME_ERROR, f"unknown frame type {kind}")
         return stop
 
     def _scan_method(self, buffer: bytes, pos: int, stop: int, end: int, channel: int, size: int) -> int:
         if size < 4:
-            raise WireError(SYNTAX_ERROR, "a method frame without a method")
+            raise WireError(FRAME_ERROR, "a method frame without a method")
         if channel in self._assemblies:
-            raise WireError(UNEXPECTED_FRAME, "expected content frames, got a method frame instead")
+            raise _unexpected(self._assemblies[channel], "")
         (key,) = _U32.unpack_from(buffer, pos + 7)
         if key == BASIC_PUBLISH.key:
             return self._scan_publish(buffer, pos, stop, end, channel)
         method = METHODS.get(key)
         if method is None or method.has_content:
-            raise WireError(COMMAND_INVALID, f"unknown or unexpected method {key >> 16}.{key & 0xFFFF}")
+            raise WireError(COMMAND_INVALID, "unimplemented method", key >> 16, key & 0xFFFF)
         if method is BASIC_ACK and size == _ACK_BYTES - FRAME_OVERHEAD_BYTES:
             self._ack_head = buffer[pos : pos + _ACK_HEAD_BYTES]
             self._ack_channel = channel
@@ -273,14 +273,12 @@ class Scanner:
     def _take_header(self, channel: int, frame: bytes) -> None:
         assembly = self._assemblies.get(channel)
         if assembly is None or assembly.left != -1:
-            raise WireError(UNEXPECTED_FRAME, "expected method frame, got content header instead")
+            raise _unexpected(assembly, "")
         if len(frame) < _HEADER_PAYLOAD_MIN + FRAME_OVERHEAD_BYTES:
-            raise WireError(SYNTAX_ERROR, "content header too short")
+            raise WireError(FRAME_ERROR, "content header too short")
         _, _, _, class_id, _, body_bytes = _CONTENT_HEAD.unpack_from(frame)
         if class_id != BASIC_CLASS_ID:
-            raise WireError(
-                UNEXPECTED_FRAME, f"expected content header for class 60, got one for class {class_id} instead"
-            )
+            raise _unexpected(assembly, f"one for class {class_id}")
         assembly.left = body_bytes
         if body_bytes > self.message_bytes_max:
             assembly.skipped = True
@@ -293,11 +291,8 @@ class Scanner:
 
     def _take_body(self, channel: int, frame: bytes, size: int) -> None:
         assembly = self._assemblies.get(channel)
-        if assembly is None or assembly.left == -1:
-            expected = "method" if assembly is None else "content header"
-            raise WireError(UNEXPECTED_FRAME, f"expected {expected} frame, got content body instead")
-        if size > assembly.left:
-            raise WireError(UNEXPECTED_FRAME, f"content body of {size} bytes where {assembly.left} were left")
+        if assembly is None or assembly.left == -1 or size > assembly.left:
+            raise _unexpected(assembly, "")
         assembly.left -= size
         if size:
             self._keep(assembly, frame)
@@ -321,3 +316,15 @@ class Scanner:
             content = b"".join(assembly.pieces)
             assembly.pieces.clear()
             self._receiver.on_publish(channel, assembly.frame, [content], len(content))
+
+
+def _unexpected(assembly: _Assembly | None, got: str) -> WireError:
+    """A frame that must not follow what came before on its channel (§4.2.6), in RabbitMQ's words."""
+    if assembly is None:
+        return WireError(UNEXPECTED_FRAME, "expected method frame, got non method frame instead")
+    if assembly.left == -1:
+        got = got or "non content header frame"
+        text = f"expected content header for class {BASIC_CLASS_ID}, got {got} instead"
+    else:
+        text = "expected content body, got non content body frame instead"
+    return WireError(UNEXPECTED_FRAME, text, BASIC_PUBLISH.class_id, BASIC_PUBLISH.method_id)

@@ -1,0 +1,237 @@
+"""A consumer: counts bytes instead of parsing frames, and yet accounts for every message.
+
+It takes the first delivery apart, and from then on knows the size of each delivery to come, since the delivery tag
+is always eight bytes. That the pattern holds, that the delivery tag equals the count, and that it is the message
+whose turn it was, is verified at the last whole delivery of each read, and so also at the very last one.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from bisect import bisect_right
+from dataclasses import dataclass
+from itertools import accumulate
+
+from client import BODY, FRAME_OVERHEAD_BYTES, METHOD, Connection, LoadError
+from spec import STAMP_BYTES, Gate, Load, Report
+
+RECEIVE_BYTES = 262_144
+ACK_EVERY = 100
+GATHER_BYTES = 16_384
+
+_TAG = struct.Struct(">Q")
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """How every delivery of a consumer looks: `head`, delivery tag (8 bytes), `middle`, body, frame end.
+
+    Attributes:
+        head: bytes before the delivery tag.
+        middle: bytes between the delivery tag and the body, for the first delivery.
+        body_size_at: where in `middle` the content header tells the body's size.
+        around_bytes: size of a delivery without its body.
+    """
+
+    head: bytes
+    middle: bytes
+    body_size_at: int
+    around_bytes: int
+
+    @property
+    def body_at(self) -> int:
+        """Offset of the body."""
+        return len(self.head) + _TAG.size + len(self.middle)
+
+    def holds(self, delivery: memoryview, tag: int) -> bool:
+        """Whether a whole delivery has this pattern and this tag."""
+        middle_at = len(self.head) + _TAG.size
+        return (
+            delivery[: len(self.head)] == self.head
+            and _TAG.unpack_from(delivery, len(self.head))[0] == tag
+            and delivery[middle_at : self.body_at] == self._middle(len(delivery) - self.around_bytes)
+        )
+
+    def _middle(self, size_bytes: int) -> bytes:
+        """`middle` for a body of this size. It has another size than the first only if it is in one frame."""
+        (first_size_bytes,) = _TAG.unpack_from(self.middle, self.body_size_at)
+        if size_bytes == first_size_bytes:
+            return self.middle
+        middle = bytearray(self.middle)
+        _TAG.pack_into(middle, self.body_size_at, size_bytes)
+        struct.pack_into(">I", middle, len(middle) - 4, size_bytes)
+        return bytes(middle)
+
+    @classmethod
+    def learn(cls, connection: Connection, size_bytes: int) -> tuple[Pattern, bytes]:
+        """Take the first delivery apart; it is to have a body of this size.
+
+        Returns:
+            The pattern, and the delivery's bytes.
+        """
+        kind, deliver = connection.read_frame()
+        if kind != METHOD or deliver[7:11] != b"\x00\x3c\x00\x3c":
+            raise LoadError(f"expected basic.deliver, got {deliver[:16]!r}")
+        _, header = connection.read_frame()
+        (announced,) = _TAG.unpack_from(header, 11)
+        if announced != size_bytes:
+            raise LoadError(f"published a body of {size_bytes} bytes, the delivery has {announced}")
+        whole = deliver + header
+        head_bytes = 12 + deliver[11]
+        body_at, missing = len(whole) + 7, size_bytes
+        while missing > 0:
+            kind, piece = connection.read_frame()
+            if kind != BODY:
+                raise LoadError(f"expected a body frame, got one of type {kind}")
+            whole += piece
+            missing -= len(piece) - FRAME_OVERHEAD_BYTES
+        middle_at = head_bytes + _TAG.size
+        body_size_at = len(deliver) + 11 - middle_at
+        pattern = cls(whole[:head_bytes], whole[middle_at:body_at], body_size_at, len(whole) - size_bytes)
+        return pattern, whole
+
+
+class Tally:
+    """Counts deliveries by their bytes.
+
+    Args:
+        sizes_bytes: of the bodies in a cycle.
+        around_bytes: what a delivery has besides.
+    """
+
+    def __init__(self, sizes_bytes: list[int], around_bytes: int) -> None:
+        self._sizes_bytes = [around_bytes + each for each in sizes_bytes]
+        self._ends = list(accumulate(self._sizes_bytes))
+
+    def bytes_of(self, count: int) -> int:
+        """Bytes of the first `count` deliveries."""
+        cycles, some = divmod(count, len(self._ends))
+        return cycles * self._ends[-1] + (self._ends[some - 1] if some else 0)
+
+    def whole_in(self, received_bytes: int) -> int:
+        """How many deliveries are whole in so many bytes."""
+        cycles, some_bytes = divmod(received_bytes, self._ends[-1])
+        return cycles * len(self._ends) + bisect_right(self._ends, some_bytes)
+
+    def size_bytes(self, number: int) -> int:
+        """Of the delivery with this number, from 0."""
+        return self._sizes_bytes[number % len(self._sizes_bytes)]
+
+
+class Deliveries:
+    """The deliveries of a consumer on its connection, counted and verified as they come in.
+
+    Args:
+        connection: has just begun to consume.
+        load: tells what is to come.
+
+    Attributes:
+        count: whole deliveries so far.
+        rest_bytes: of the delivery after them.
+    """
+
+    def __init__(self, connection: Connection, load: Load) -> None:
+        sizes_bytes = load.body_sizes()
+        if load.mixed and max(sizes_bytes) > connection.frame_bytes_max - FRAME_OVERHEAD_BYTES:
+            raise LoadError("mixed bodies have to fit into one frame each")
+        self.pattern, first = Pattern.learn(connection, sizes_bytes[0])
+        self.count = 0
+        self.rest_bytes = 0
+        self._connection = connection
+        self._tally = Tally(sizes_bytes, self.pattern.around_bytes)
+        self._cycle = len(sizes_bytes)
+        self._numbered = min(sizes_bytes) >= STAMP_BYTES and not load.rate_per_s
+        self._total_bytes = self._tally.bytes_of(load.messages_each)
+        self._gather_bytes = 1
+        if not load.rate_per_s:
+            in_flight = max(1, load.prefetch // 4) if load.prefetch else ACK_EVERY
+            self._gather_bytes = min(GATHER_BYTES, in_flight * min(sizes_bytes))
+        self._early = first + bytes(connection.buffer)
+        self._left = memoryview(b"")
+        self._received_bytes = 0
+        largest = max(sizes_bytes) + 2 * self.pattern.around_bytes
+        self._buffer = memoryview(bytearray(max(RECEIVE_BYTES, 4 * largest, len(self._early))))
+        connection.buffer.clear()
+
+    def receive(self) -> memoryview:
+        """Wait for more.
+
+        Returns:
+            The deliveries that are whole by it; good until the next call.
+
+        Raises:
+            LoadError: the broker closed, or sent what has not the pattern, or not the message whose turn it was.
+        """
+        buffer, rest = self._buffer, self.rest_bytes
+        if self._early:
+            arrived = len(self._early)
+            buffer[:arrived], self._early = self._early, b""
+        else:
+            buffer[:rest] = self._left
+            self.gather(min(self._total_bytes - self._received_bytes, self._gather_bytes))
+            arrived = self._connection.receive_into(buffer[rest:])
+        filled = rest + arrived
+        self._received_bytes += arrived
+        count = self._tally.whole_in(self._received_bytes)
+        self.rest_bytes = self._received_bytes - self._tally.bytes_of(count)
+        whole, self._left = buffer[: filled - self.rest_bytes], buffer[filled - self.rest_bytes : filled]
+        fresh, self.count = count - self.count, count
+        self._verify(whole, fresh)
+        return whole
+
+    def gather(self, least_bytes: int) -> None:
+        """Have the kernel wake us only when so many bytes are there: a broker may send in crumbs."""
+        self._connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least_bytes)
+
+    def _verify(self, whole: memoryview, fresh: int) -> None:
+        """Check the last of the fresh deliveries, if there are any, and the beginning of what follows it."""
+        pattern, left, number = self.pattern, self._left, self.count - 1
+        begun = min(len(left), len(pattern.head))
+        fits = left[:begun] == pattern.head[:begun]
+        last = whole[len(whole) - self._tally.size_bytes(number) :] if fresh else whole
+        if fresh and fits:
+            fits = pattern.holds(last, self.count)
+        if not fits:
+            self._connection.buffer[:0] = bytes(whole) + bytes(left)
+            while len(self._connection.buffer) >= FRAME_OVERHEAD_BYTES:
+                self._connection.read_frame()  # Raises at connection.close or channel.close, if that came.
+            raise LoadError(f"delivery {self.count} is not like the first, or its tag is not {self.count}")
+        if fresh and self._numbered:
+            (stamp,) = _TAG.unpack_from(last, pattern.body_at)
+            if stamp != number % self._cycle:
+                raise LoadError(f"delivery {self.count} is not message {number % self._cycle} but {stamp}")
+
+
+def consume(load: Load, queue: str, gate: Gate) -> Report:
+    """Consume exactly `load.messages_each` messages; with a rate, note how old each one is."""
+    connection = Connection(load.port)
+    gate()
+    report = Report.begin()
+    connection.consume(queue, prefetch=load.prefetch)
+    deliveries = Deliveries(connection, load)
+    acked, ack_at_least = 0, max(1, min(ACK_EVERY, load.prefetch // 4))
+    while deliveries.count < load.messages_each:
+        if load.prefetch and deliveries.count - acked >= ack_at_least:
+            connection.ack(deliveries.count)
+            acked = deliveries.count
+        whole = deliveries.receive()
+        if load.rate_per_s:
+            _note_ages(report, whole, deliveries.pattern, load.size_bytes)
+    report.end()
+    if deliveries.count != load.messages_each or deliveries.rest_bytes:
+        raise LoadError(f"more than {load.messages_each} messages in {queue}")
+    deliveries.gather(1)
+    if load.prefetch:
+        connection.ack(deliveries.count)
+    connection.close()
+    return report
+
+
+def _note_ages(report: Report, whole: memoryview, pattern: Pattern, size_bytes: int) -> None:
+    """Add the age of each message, by the time stamp in front of its body."""
+    now_ns = time.monotonic_ns()
+    after = pattern.around_bytes + size_bytes - pattern.body_at - STAMP_BYTES
+    stamps = struct.iter_unpack(f">{pattern.body_at}xQ{after}x", whole)
+    report.latencies_ns.extend(now_ns - sent_ns for (sent_ns,) in stamps)
