@@ -166,11 +166,13 @@ class OwnBroker(Broker):
         return machine.usage(self._processes)
 
     def last_words(self) -> str:
-        """The end of its log."""
+        """The end of its log, and with what code it ended if it did."""
+        code = self._process.poll() if self._process else None
+        ended = "" if code is None else f"\n  {self.name} has ended with code {code}."
         with contextlib.suppress(OSError):
             lines = self._log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]
-            return "\n".join(f"  | {line}" for line in lines)
-        return ""
+            return "\n".join(f"  | {line}" for line in lines) + ended
+        return ended
 
 
 def pabal(name: str, source: Path, directory: Path, arguments: list[str]) -> OwnBroker:

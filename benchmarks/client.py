@@ -1,7 +1,7 @@
 """An AMQP 0-9-1 client just big enough to load a broker: frames, the handshake, a few methods.
 
-It speaks on one channel and over a blocking socket. What has to be fast (publishing, consuming) is in
-`publisher.py` and `consumer.py`, which works on this connection's socket and buffer; what is here may cost what it likes.
+It speaks on one channel and over a blocking socket. What has to be fast is in `publisher.py` and in
+`consumer.py`, which work on this connection's socket and buffer; what is here may cost what it likes.
 """
 
 from __future__ import annotations

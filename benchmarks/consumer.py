@@ -1,8 +1,8 @@
 """A consumer: counts bytes instead of parsing frames, and yet accounts for every message.
 
-It takes the first delivery apart, and from then on knows the size of each delivery to come, since the delivery tag
-is always eight bytes. That the pattern holds, that the delivery tag equals the count, and that it is the message
-whose turn it was, is verified at the last whole delivery of each read, and so also at the very last one.
+It takes the first delivery apart, and from then on knows the size of each delivery to come, since the
+delivery tag is always eight bytes. That the pattern holds, that the delivery tag equals the count, and that
+it is the message whose turn it was, is verified at the last whole delivery of each read, and so at the end.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class Deliveries:
         self._cycle = len(sizes_bytes)
         self._numbered = min(sizes_bytes) >= STAMP_BYTES and not load.rate_per_s
         self._total_bytes = self._tally.bytes_of(load.messages_each)
-        self._gather_bytes = 1
+        self._gathering_bytes = self._gather_bytes = 1
         if not load.rate_per_s:
             in_flight = max(1, load.prefetch // 4) if load.prefetch else ACK_EVERY
             self._gather_bytes = min(GATHER_BYTES, in_flight * min(sizes_bytes))
@@ -162,7 +162,7 @@ class Deliveries:
             The deliveries that are whole by it; good until the next call.
 
         Raises:
-            LoadError: the broker closed, or sent what has not the pattern, or not the message whose turn it was.
+            LoadError: the broker closed, or sent what has not the pattern, or a message out of turn.
         """
         buffer, rest = self._buffer, self.rest_bytes
         if self._early:
@@ -183,6 +183,9 @@ class Deliveries:
 
     def gather(self, least_bytes: int) -> None:
         """Have the kernel wake us only when so many bytes are there: a broker may send in crumbs."""
+        if least_bytes == self._gathering_bytes:
+            return
+        self._gathering_bytes = least_bytes
         self._connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least_bytes)
 
     def _verify(self, whole: memoryview, fresh: int) -> None:

@@ -94,7 +94,7 @@ def publish(load: Load, queue: str, gate: Gate) -> Report:
 
 
 class Supply:
-    """A cycle of messages encoded beforehand; a body begins with the message's number in it, if there is room.
+    """A cycle of messages encoded beforehand; a body begins with its number in the cycle, if there is room.
 
     Args:
         load: says how large the bodies are and whether messages are persistent.

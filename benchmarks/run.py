@@ -117,9 +117,7 @@ def _measure(brokers: list[Broker], options: argparse.Namespace, console: Consol
                     label = f"{scenario.name}, round {number} of {options.rounds}"
                     status.update(f"{label}: {broker.name}")
                     _wait_quiet(brokers)
-                    load = replace(
-                        scenario.load, port=broker.port, messages=messages, size_bytes=options.size
-                    )
+                    load = replace(scenario.load, port=broker.port, messages=messages, size_bytes=options.size)
                     runs.append(Run(scenario, number, broker.name, load, _try(load, broker, label)))
     return runs
 

@@ -34,7 +34,7 @@ SCENARIOS = (
     Scenario(
         "transient-auto",
         Load(0, messages=200_000, prefetch=0),
-        {"both": "transient, automatic acks"},
+        {"both": "transient, auto acks"},
     ),
     Scenario(
         "transient-acks",
@@ -44,7 +44,7 @@ SCENARIOS = (
     Scenario(
         "transient-mixed",
         Load(0, messages=200_000, prefetch=1000, mixed=True),
-        {"both": "the same, mixed sizes"},
+        {"both": "transient, mixed sizes"},
     ),
     Scenario(
         "durable",
@@ -54,7 +54,7 @@ SCENARIOS = (
     Scenario(
         "durable-mixed",
         Load(0, messages=100_000, durable=True, window=500, mixed=True),
-        {"both": "the same, mixed sizes"},
+        {"both": "durable, mixed sizes"},
     ),
     Scenario(
         "durable-4",
@@ -74,7 +74,7 @@ SCENARIOS = (
     Scenario(
         "latency-transient",
         Load(0, messages=15_000, prefetch=0, rate_per_s=5_000),
-        {"both": "transient, automatic acks"},
+        {"both": "transient, auto acks"},
     ),
 )
 

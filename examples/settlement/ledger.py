@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -23,6 +24,15 @@ CREATE TABLE IF NOT EXISTS attempts (
 SETTLED, REPEATED, REJECTED, RETURNED = "settled", "repeated", "rejected", "returned"
 
 
+class Settlement(NamedTuple):
+    """What an entry is worth. `redelivered`: somebody was given it before; only told in the audit trail."""
+
+    entry: str
+    merchant: str
+    cents: int
+    redelivered: bool
+
+
 class Ledger:
     """One SQLite file that any number of processes share."""
 
@@ -34,26 +44,26 @@ class Ledger:
         self._database.execute("PRAGMA synchronous = FULL")
         self._database.executescript(SCHEMA)
 
-    def settle(self, entry: str, merchant: str, cents: int, worker: str, redelivered: bool) -> bool:
-        """Credits the merchant, unless this entry has been settled before. Returns whether it was new.
+    def settle(self, settlements: Iterable[Settlement], worker: str) -> None:
+        """Credits the merchants, but for entries that have been settled before.
 
         A queue delivers *at least* once: a worker may die between this and its acknowledgement, and the
         producer may send an entry again whose confirmation it never saw. Entry and balance change in one
         transaction, keyed by the entry's id, and that makes of it *exactly* once.
         """
         with self._transaction() as database:
-            is_new = database.execute(
-                "INSERT INTO entries VALUES (?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
-                (entry, merchant, cents, worker),
-            ).rowcount
-            if is_new:
-                database.execute(
-                    "INSERT INTO balances VALUES (?, ?, 1) ON CONFLICT (merchant)"
-                    " DO UPDATE SET cents = cents + excluded.cents, entries = entries + 1",
-                    (merchant, cents),
-                )
-            self._note(entry, worker, SETTLED if is_new else REPEATED, redelivered)
-        return bool(is_new)
+            for entry, merchant, cents, redelivered in settlements:
+                is_new = database.execute(
+                    "INSERT INTO entries VALUES (?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+                    (entry, merchant, cents, worker),
+                ).rowcount
+                if is_new:
+                    database.execute(
+                        "INSERT INTO balances VALUES (?, ?, 1) ON CONFLICT (merchant)"
+                        " DO UPDATE SET cents = cents + excluded.cents, entries = entries + 1",
+                        (merchant, cents),
+                    )
+                self._note(entry, worker, SETTLED if is_new else REPEATED, redelivered)
 
     def note_failure(self, entry: str, worker: str, outcome: str, redelivered: bool) -> None:
         """Writes down an attempt that settled nothing."""
@@ -61,9 +71,8 @@ class Ledger:
             self._note(entry, worker, outcome, redelivered)
 
     def _note(self, entry: str, worker: str, outcome: str, redelivered: bool) -> None:
-        self._database.execute(
-            "INSERT INTO attempts VALUES (?, ?, ?, ?)", (entry, worker, outcome, redelivered)
-        )
+        attempt = (entry, worker, outcome, redelivered)
+        self._database.execute("INSERT INTO attempts VALUES (?, ?, ?, ?)", attempt)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -89,9 +98,7 @@ class Ledger:
 
     def attempts(self) -> dict[tuple[str, str, bool], int]:
         """How many attempts there were, by worker, outcome, and whether the entry was a redelivery."""
-        rows = self._database.execute(
-            "SELECT worker, outcome, redelivered, count(*) FROM attempts GROUP BY worker, outcome, redelivered"
-        )
+        rows = self._database.execute("SELECT worker, outcome, redelivered, count(*) FROM attempts GROUP BY 1, 2, 3")
         return {(worker, outcome, bool(redelivered)): count for worker, outcome, redelivered, count in rows}
 
     def is_locked(self) -> bool:

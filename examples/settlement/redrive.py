@@ -7,12 +7,11 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pika
-
 from topology import DEAD_QUEUE
 
 
 def dead_letters(url: str, redrive: bool) -> Iterator[tuple[str, str]]:
-    """Each dead letter's entry id and reason, oldest first. With `redrive` it has gone back when you see it."""
+    """Each dead letter's entry id and reason, oldest first. With `redrive`, it has gone back by then."""
     with pika.BlockingConnection(pika.URLParameters(url)) as connection:
         channel = connection.channel()
         channel.confirm_delivery()

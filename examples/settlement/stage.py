@@ -9,16 +9,18 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import pika
-from pika.exceptions import AMQPError
-
 from ledger import Ledger
+from pika.exceptions import AMQPError
 from topology import DEAD_QUEUE, QUEUE
 
 HERE = Path(__file__).resolve().parent
 BROKER_START_SECONDS_MAX = 15.0
+STOP_SECONDS_MAX = 10.0
 
 
 def free_port() -> int:
@@ -76,17 +78,20 @@ class Child:
         self.process.send_signal(signal.SIGCONT)
         self.state = "working"
 
-    def stop(self) -> int:
-        """SIGTERM; SIGKILL if that is not enough. Returns the exit code."""
-        if self.is_running:
-            self.process.send_signal(signal.SIGCONT)
-            self.process.terminate()
-            try:
-                self.process.wait(10)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-            self.state = "stopped"
-        return self.process.wait()
+
+def stop_all(children: Iterable[Child]) -> None:
+    """SIGTERM; SIGKILL where that is not enough."""
+    running = [child for child in children if child.is_running]
+    for child in running:
+        child.process.send_signal(signal.SIGCONT)  # one that hangs could not stop
+        child.process.terminate()
+    for child in running:
+        try:
+            child.process.wait(STOP_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            child.process.kill()
+            child.process.wait()
+        child.state = "stopped"
 
 
 class Broker:
@@ -100,7 +105,7 @@ class Broker:
         self._watch: pika.BlockingConnection | None = None
 
     def start(self) -> float:
-        """Starts it, on the data that is there. Returns after how many seconds a client could work with it."""
+        """Starts it, on the data that is there. Returns the seconds until a client could connect."""
         started = time.monotonic()
         data = str(self.directory / "data")
         arguments = ["-m", "pabal", "serve", "--port", str(self.port), "--data", data]
@@ -119,10 +124,12 @@ class Broker:
         assert self.child is not None
         self.child.kill()
 
-    def stop(self) -> int | None:
-        if self._watch is not None and self._watch.is_open:
-            self._watch.close()
-        return self.child.stop() if self.child is not None else None
+    def stop(self) -> None:
+        with suppress(AMQPError):
+            if self._watch is not None:
+                self._watch.close()
+        if self.child is not None:
+            stop_all([self.child])
 
     def waiting(self) -> dict[str, int] | None:
         """Queue → messages ready in it. None when the broker is away."""

@@ -1,4 +1,4 @@
-"""The queues of the settlement system. Declared once, as a deployment would; they outlive broker and clients."""
+"""The queues of the settlement system. Declared once, as a deployment would; they survive restarts."""
 
 from __future__ import annotations
 

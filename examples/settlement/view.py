@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
@@ -12,7 +11,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-EVENTS_SHOWN = 14
 STATES = {
     "working": "[green]● working[/]",
     "killed": "[red]✖ killed[/]",
@@ -88,74 +86,63 @@ class View:
 
     def _display(self) -> RenderableType:
         now = self.figures
-        bars = Table.grid(padding=(0, 1))
-        bars.add_row(
-            "published", ProgressBar(now.entries, now.published, width=44), _of(now.published, now.entries)
-        )
-        bars.add_row(
-            "settled", ProgressBar(now.entries, now.settled, width=44), _of(now.settled, now.entries)
-        )
-        broker = (
-            STATES["working"].replace("working", "up")
-            if now.broker_up
-            else STATES["killed"].replace("killed", "down")
-        )
+        bars = Table.grid(padding=(0, 2))
+        for name, part in (("published", now.published), ("settled", now.settled)):
+            bars.add_row(name, ProgressBar(now.entries, part, width=60), f"{part:,} of {now.entries:,}")
+        broker = "[green]● up[/]" if now.broker_up else "[red]✖ down[/]"
         queues = Text.from_markup(
             f"broker {broker}    waiting [bold]{now.ready:,}[/]    dead letters [bold]{now.dead:,}[/]"
-            f"    sent again [bold]{now.resent:,}[/]"
         )
-        timeline = Text("\n").join(_event_line(*event) for event in self.events[-EVENTS_SHOWN:])
-        body = Group(bars, "", queues, "", self._workers(), "", timeline)
+        latest = max((worker.release for worker in now.workers), default=1)
+        workers = [worker for worker in now.workers if worker.release == latest]
+        # On a low terminal rather drop the oldest events than have the newest cut off.
+        room = max(3, self.console.height - len(workers) - 12)
+        timeline = Text("\n").join(_event_line(*event) for event in self.events[-room:])
         return Panel(
-            body,
-            title=f"[bold]settlement[/] {now.seconds:4.1f} s",
-            box=box.ROUNDED,
+            Group(bars, "", queues, "", _workers_table(workers), "", timeline),
+            title=f"[bold]settlement[/]  {now.seconds:.1f} s",
             padding=(1, 2),
-            width=100,
+            width=min(100, self.console.width),
         )
 
-    def _workers(self) -> Table:
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-        for heading in ("worker", "", "release"):
-            table.add_column(heading)
-        for heading in ("settled", "had been settled", "could not settle", "of them redelivered"):
-            table.add_column(heading, justify="right")
-        for w in self.figures.workers:
-            numbers = (w.settled, w.repeated, w.failed, w.redelivered)
-            table.add_row(
-                w.name,
-                STATES[w.state],
-                str(w.release),
-                *(f"{number:,}" if number else "·" for number in numbers),
-            )
-        return table
+
+def _workers_table(workers: list[WorkerFigures]) -> Table:
+    table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
+    for heading in ("worker", "state", "release"):
+        table.add_column(heading)
+    for heading in ("settled", "were settled", "not settled", "redelivered"):
+        table.add_column(heading, justify="right")
+    for w in workers:
+        numbers = (f"{number:,}" if number else "·" for number in (w.settled, w.repeated, w.failed, w.redelivered))
+        table.add_row(w.name, STATES[w.state], str(w.release), *numbers)
+    return table
 
 
 def print_result(
     console: Console, rows: list[Row], balances: list[tuple[str, int, int, int]], seconds: float
 ) -> None:
     """The tables at the end. `balances`: merchant, entries, cents in the ledger, cents expected."""
-    result = Table(
-        box=box.SIMPLE_HEAD, title=f"Result, after {seconds:.1f} s", title_style="bold", title_justify="left"
-    )
-    result.add_column("")
-    result.add_column("")
-    result.add_column("", justify="right")
-    result.add_column("", style="dim")
+    result = Table(box=None, show_header=False, padding=(0, 1))
+    result.add_column()
+    result.add_column()
+    result.add_column(justify="right", style="bold")
+    result.add_column(style="dim")
     for row in rows:
         mark = " " if row.expected is None else _mark(row.is_right)
-        remark = row.remark if row.is_right else f"expected {row.expected:,}  {row.remark}"
-        result.add_row(mark, row.text, f"[bold]{row.value:,}[/]", remark)
-    table = Table(box=box.SIMPLE_HEAD, title="Balances", title_style="bold", title_justify="left")
-    table.add_column("")
-    table.add_column("merchant")
-    for heading in ("entries", "ledger, EUR", "expected, EUR"):
-        table.add_column(heading, justify="right")
-    for merchant, entries, cents, expected in balances:
-        table.add_row(_mark(cents == expected), merchant, f"{entries:,}", _euro(cents), _euro(expected))
-    console.print()
+        remark = row.remark if row.is_right else f"[red]expected {row.expected:,}[/]"
+        result.add_row(mark, row.text, f"{row.value:,}", remark)
+    accounts = Table(box=None, padding=(0, 1), header_style="dim")
+    accounts.add_column()
+    accounts.add_column("merchant", min_width=31)
+    for heading in ("entries", "in the ledger, EUR", "owed, EUR"):
+        accounts.add_column(heading, justify="right", min_width=12)
+    for merchant, entries, cents, owed in balances:
+        accounts.add_row(_mark(cents == owed), merchant, f"{entries:,}", _euro(cents), _euro(owed))
+    console.print(f"\n[bold]The result, after {seconds:.1f} s[/]\n")
     console.print(result)
-    console.print(table)
+    console.print()
+    console.print(accounts)
+    console.print()
 
 
 def _event_line(seconds: float, text: str) -> Text:
@@ -164,10 +151,6 @@ def _event_line(seconds: float, text: str) -> Text:
 
 def _mark(is_right: bool) -> str:
     return "[green]✔[/]" if is_right else "[bold red]✘[/]"
-
-
-def _of(part: int, whole: int) -> str:
-    return f"{part:,} of {whole:,}"
 
 
 def _euro(cents: int) -> str:

@@ -77,5 +77,3 @@ def death(queue: str, reason: str, **more: object) -> dict[str, object]:
 def delivery_count(received: Received) -> int:
     count: int = (received.properties.headers or {}).get("x-delivery-count", 0)
     return count
-
-

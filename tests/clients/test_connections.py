@@ -16,10 +16,7 @@ from broker_process import BrokerAddress
 from clients.pika_client import Connect, Names, bodies, publish, wait_until
 from clients.raw_client import RawClient
 
-REFUSED = (
-    "ACCESS_REFUSED - Login was refused using authentication mechanism {}. "
-    "For details see the broker logfile."
-)
+REFUSED = "ACCESS_REFUSED - Login was refused using authentication mechanism {}. For details see the broker logfile."
 CLOSES = {"authentication_failure_close": True}
 FRAME_HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 WAIT_SECONDS_MAX = 10.0

@@ -147,9 +147,7 @@ def test_body_sizes(channel: BlockingChannel, connect: Connect, queue: str, size
     assert get(sender, queue).body == body
 
 
-def test_frame_max_of_the_receiver_is_kept(
-    broker: BrokerAddress, channel: BlockingChannel, queue: str
-) -> None:
+def test_frame_max_of_the_receiver_is_kept(broker: BrokerAddress, channel: BlockingChannel, queue: str) -> None:
     body = b"0123456789" * 2000
     for delivery in (Basic.Get(queue=queue, no_ack=True), Basic.Consume(queue=queue, no_ack=True)):
         publish(channel, queue, body)

@@ -162,9 +162,7 @@ QUEUE_CASES = [
     differs_limited(
         "x-max-length", "received none but current is the value '5' of type 'signedint'", max_length=None
     ),
-    differs_limited(
-        "x-dead-letter-exchange", "received 'other' but current is 'dlx'", dead_letter_exchange="other"
-    ),
+    differs_limited("x-dead-letter-exchange", "received 'other' but current is 'dlx'", dead_letter_exchange="other"),
     differs_limited(
         "x-dead-letter-exchange",
         "received none but current is the value 'dlx' of type 'longstr'",
@@ -289,9 +287,7 @@ EXCHANGE_CASES = [
     ),
     Case("bind from the default exchange", Exchange.Bind(destination="{direct}", source=""), 403, DEFAULT),
     Case("bind to the default exchange", Exchange.Bind(destination="", source="{direct}"), 403, DEFAULT),
-    Case(
-        "unbind from the default exchange", Exchange.Unbind(destination="{direct}", source=""), 403, DEFAULT
-    ),
+    Case("unbind from the default exchange", Exchange.Unbind(destination="{direct}", source=""), 403, DEFAULT),
     Case(
         "bind to headers with a bad x-match",
         Queue.Bind(queue="{plain}", exchange="amq.headers", arguments={"x-match": "some"}),
@@ -333,9 +329,7 @@ BASIC_CASES = [
     ),
     Case("ack of nothing", Basic.Ack(3), 406, "PRECONDITION_FAILED - unknown delivery tag 3"),
     Case("ack of tag 0", Basic.Ack(0), 406, "PRECONDITION_FAILED - unknown delivery tag 0"),
-    Case(
-        "nack of nothing", Basic.Nack(3, multiple=True), 406, "PRECONDITION_FAILED - unknown delivery tag 3"
-    ),
+    Case("nack of nothing", Basic.Nack(3, multiple=True), 406, "PRECONDITION_FAILED - unknown delivery tag 3"),
     Case("reject of nothing", Basic.Reject(3), 406, "PRECONDITION_FAILED - unknown delivery tag 3"),
     Case("prefetch size", Basic.Qos(prefetch_size=100), 540, "NOT_IMPLEMENTED - prefetch_size!=0 (100)"),
     Case("recover without requeue", Basic.Recover(requeue=False), 540, "NOT_IMPLEMENTED - requeue=false"),

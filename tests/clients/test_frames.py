@@ -109,9 +109,7 @@ NO_BODY = "UNEXPECTED_FRAME - expected content body, got non content body frame 
         ),
         pytest.param(PUBLISH + HEADER + PUBLISH, NO_BODY, id="method, header, method"),
         pytest.param(PUBLISH + HEADER + HEADER, NO_BODY, id="method, header, header"),
-        pytest.param(
-            PUBLISH + HEADER + frame.Body(1, b"abcde").marshal() + PUBLISH, NO_BODY, id="too much body"
-        ),
+        pytest.param(PUBLISH + HEADER + frame.Body(1, b"abcde").marshal() + PUBLISH, NO_BODY, id="too much body"),
     ],
 )
 def test_content_out_of_order(client: RawClient, data: bytes, text: str) -> None:

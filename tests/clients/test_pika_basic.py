@@ -104,9 +104,7 @@ def test_prefetch_applies_to_later_consumers_only(channel: BlockingChannel, queu
     first.wait(1)
 
 
-def test_global_prefetch_is_shared_by_the_consumers_of_a_channel(
-    channel: BlockingChannel, queue: str
-) -> None:
+def test_global_prefetch_is_shared_by_the_consumers_of_a_channel(channel: BlockingChannel, queue: str) -> None:
     channel.basic_qos(prefetch_count=3, global_qos=True)
     first, second = Inbox(channel, queue), Inbox(channel, queue)
     publish(channel, queue, *"abcdefgh")
@@ -284,9 +282,7 @@ def test_a_channel_closed_for_an_error_gives_its_messages_back(
     assert bodies(channel, queue, 2) == [b"a", b"b"]
 
 
-def test_a_lost_connection_gives_its_messages_back(
-    connect: Connect, channel: BlockingChannel, queue: str
-) -> None:
+def test_a_lost_connection_gives_its_messages_back(connect: Connect, channel: BlockingChannel, queue: str) -> None:
     publish(channel, queue, *"ab")
     dying = connect()
     Inbox(dying.channel(), queue).wait(2)

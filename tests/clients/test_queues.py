@@ -212,9 +212,7 @@ def test_consumers_are_told_when_their_queue_is_deleted(
     assert all(inbox.channel.is_open for inbox in inboxes)
 
 
-def test_an_exclusive_consumer_has_the_queue_alone(
-    connect: Connect, channel: BlockingChannel, queue: str
-) -> None:
+def test_an_exclusive_consumer_has_the_queue_alone(connect: Connect, channel: BlockingChannel, queue: str) -> None:
     refused = f"ACCESS_REFUSED - queue '{queue}' in vhost '/' in exclusive use"
     inbox = Inbox(channel, queue, exclusive=True)
     other = connect().channel()

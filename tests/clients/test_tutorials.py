@@ -22,9 +22,7 @@ def test_hello_world(connect: Connect, names: Names) -> None:
     channel.queue_declare(queue=queue)
     received: list[bytes] = []
 
-    def on_message(
-        _channel: BlockingChannel, _method: Basic.Deliver, _properties: object, body: bytes
-    ) -> None:
+    def on_message(_channel: BlockingChannel, _method: Basic.Deliver, _properties: object, body: bytes) -> None:
         received.append(body)
         channel.stop_consuming()
 
@@ -116,9 +114,7 @@ def test_topics(connect: Connect, names: Names) -> None:
         "critical": ["*.critical"],
         "both": ["kern.*", "*.critical"],
     }
-    inboxes = {
-        name: subscribe(connect().channel(), exchange, "topic", keys) for name, keys in patterns.items()
-    }
+    inboxes = {name: subscribe(connect().channel(), exchange, "topic", keys) for name, keys in patterns.items()}
     emitter = connect().channel()
     keys = ["kern.critical", "kern.info", "cron.critical", "cron.info", "kern", "kern.critical.disk"]
     for key in keys:

@@ -1,7 +1,7 @@
 """What the clients of a kill test know: who sent, got and settled what, and which of it must be durable.
 
-The clock is a counter. A confirm proves that everything the broker had done before it took the confirmed message
-is durable, so each publish is stamped when it is sent, and a confirm of it moves `proven` to that stamp.
+The clock is a counter. A confirm proves that everything the broker had done before it took the confirmed
+message is durable, so each publish is stamped when it is sent, and its confirm moves `_proven` to that stamp.
 """
 
 from __future__ import annotations
@@ -36,16 +36,21 @@ class Ledger:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._ticks = itertools.count(1)
-        self.proven = 0
+        self._proven = 0
         self.sent: dict[str, int] = Counter()
         self.confirmed: dict[str, set[int]] = defaultdict(set)
-        self.received: dict[str, dict[tuple[str, int], int]] = defaultdict(dict)
-        """By queue: a message and the stamp of its first delivery."""
+        self.received: dict[str, set[tuple[str, int]]] = defaultdict(set)
+        """By queue: delivered at least once."""
+        self.marked: dict[str, set[tuple[str, int]]] = defaultdict(set)
+        """By queue: delivered, and durably noted as such: when it comes again, it must say so."""
+        self._this_life: dict[str, dict[tuple[str, int], int]] = defaultdict(dict)
         self.settled: dict[str, set[tuple[str, int]]] = defaultdict(set)
         """By queue: settled, and proven durable."""
         self.acked: dict[str, set[tuple[str, int]]] = defaultdict(set)
         """By queue: an ack was sent, whatever became of it."""
         self.problems: list[str] = []
+        self.ending = False
+        """Consumers are leaving, so what they held is given to others: later than what came after it."""
         self.confirm_count = 0
         self.delivery_count = 0
         self.redelivered_count = 0
@@ -65,11 +70,11 @@ class Ledger:
         with self._lock:
             self.confirmed[source].update(numbers)
             self.confirm_count += len(numbers)
-            self.proven = max(self.proven, stamp)
+            self._proven = max(self._proven, stamp)
 
     def prove(self, stamp: int) -> None:
         with self._lock:
-            self.proven = max(self.proven, stamp)
+            self._proven = max(self._proven, stamp)
 
     def deliver(self, queue: str, name: tuple[str, int], redelivered: bool) -> None:
         """To be called before anything is said of the delivery."""
@@ -80,21 +85,21 @@ class Ledger:
                 self.problems.append(f"{queue}: {name} was never sent")
             if name in self.settled[queue]:
                 self.problems.append(f"{queue}: {name} came back after its ack was durable")
-            first = self.received[queue].get(name)
-            if first is None:
-                self.received[queue][name] = next(self._ticks)
-            elif not redelivered:
-                if first < self.proven_before:
+            if name in self.received[queue] and not redelivered:
+                if name in self.marked[queue]:
                     self.problems.append(f"{queue}: {name} came again and is not marked as redelivered")
                 else:
                     self.unflagged_count += 1
+            self.received[queue].add(name)
+            self._this_life[queue][name] = next(self._ticks)
 
-    proven_before = 0
-    """`proven` as of the last kill: deliveries before it are known to be durable ones."""
-
-    def killed(self) -> None:
+    def end_life(self) -> None:
+        """The broker is down and the clients have ended: what it had made durable by then stays so."""
         with self._lock:
-            self.proven_before = self.proven
+            for queue, stamps in self._this_life.items():
+                self.marked[queue].update(name for name, stamp in stamps.items() if stamp < self._proven)
+            self._this_life.clear()
+            self._proven = 0
 
     def settle(self, queue: str, names: list[tuple[str, int]]) -> None:
         with self._lock:
@@ -110,7 +115,7 @@ class Ledger:
         for source in sources:
             lost = [number for number in sorted(self.confirmed[source]) if (source, number) not in seen]
             if lost:
-                self.problems.append(f"{queue}: {len(lost)} confirmed messages of {source} lost: {lost[:5]}...")
+                self.problems.append(f"{queue}: {len(lost)} confirmed of {source} lost: {lost[:5]}...")
             numbers = [number for name, number in left if name == source]
             if numbers != sorted(numbers):
                 self.problems.append(f"{queue}: what is left of {source} is not in order")

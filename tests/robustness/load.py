@@ -1,4 +1,4 @@
-"""The clients of a kill test, a thread each: publishers, consumers, and workers that prove what they settled."""
+"""The clients of a kill test, a thread each: publishers, consumers, workers that prove what they settled."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from robustness.ledger import Ledger, make_body, read_body
 
 
 class Client(threading.Thread):
-    """Works until the broker ends the connection or `halt` is set. `failure`: what should not have happened."""
+    """Works until the broker ends the connection or `halt` is set. `failure`: what should not happen."""
 
     def __init__(self, port: int, ledger: Ledger) -> None:
         super().__init__(daemon=True)
@@ -127,7 +127,7 @@ class Consumer(Client):
     def take(self, event: p.Event) -> None:
         name = read_body(event.body)
         self.ledger.deliver(self.queue, name, event.redelivered)
-        if name[1] <= self.last.get(name[0], 0):
+        if name[1] <= self.last.get(name[0], 0) and not self.ledger.ending:
             self.ledger.problems.append(
                 f"{self.queue}: {name} was delivered after number {self.last[name[0]]} of the same publisher"
             )
@@ -156,11 +156,9 @@ class Consumer(Client):
 
 
 class Worker(Consumer):
-    """Acks and then publishes "done" on the same channel: the confirm of that proves that the ack is durable."""
+    """Acks and then publishes "done" on the same channel: its confirm proves that the ack is durable."""
 
-    def __init__(
-        self, port: int, ledger: Ledger, queue: str, done_queue: str, seed: int, prefetch: int = 50
-    ) -> None:
+    def __init__(self, port: int, ledger: Ledger, queue: str, done_queue: str, seed: int, prefetch: int = 50) -> None:
         super().__init__(port, ledger, queue, seed, prefetch)
         self.done_queue = done_queue
         self.unconfirmed: deque[tuple[int, tuple[str, int], int]] = deque()

@@ -43,7 +43,7 @@ def rss_bytes(pid: int, peak: bool = False) -> int:
 
 
 def anonymous_bytes(pid: int) -> int:
-    """Resident memory without mapped files: pages of the LMDB file are the system's cache, not the broker's."""
+    """Resident memory without mapped files: pages of the LMDB file are the system's cache."""
     with open(f"/proc/{pid}/status", encoding="ascii") as status:
         for line in status:
             if line.startswith("RssAnon:"):
@@ -55,7 +55,7 @@ def open_files_limit(pid: int, most: int) -> None:
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, most))
 
 
-# --- Bytes ----------------------------------------------------------------------------------------------------
+# --- Bytes --------------------------------------------------------------------------------------------------
 
 
 def short(text: str | bytes) -> bytes:
@@ -133,7 +133,9 @@ def connection_close_ok() -> bytes:
     return method(0, 10, 51)
 
 
-def queue_declare(channel: int, name: str, durable: bool = True, passive: bool = False, arguments: bytes = b"") -> bytes:
+def queue_declare(
+    channel: int, name: str, durable: bool = True, passive: bool = False, arguments: bytes = b""
+) -> bytes:
     bits = bytes((passive | durable << 1,))
     return method(channel, 50, 10, b"\0\0" + short(name) + bits + long(arguments))
 
@@ -188,7 +190,7 @@ def connection_open(vhost: str = "/") -> bytes:
     return method(0, 10, 40, short(vhost) + b"\0\0")
 
 
-# --- Events ---------------------------------------------------------------------------------------------------
+# --- Events -------------------------------------------------------------------------------------------------
 
 
 class Event(NamedTuple):
@@ -294,6 +296,7 @@ class Peer:
             self.expect(OPEN_OK)
             for channel in range(1, channels + 1):
                 self.call(channel_open(channel), CHANNEL_OPEN_OK)
+            self.heard.clear()
 
     def __enter__(self) -> Peer:
         return self
@@ -310,7 +313,7 @@ class Peer:
         self.socket.sendall(data)
 
     def receive(self) -> list[Event]:
-        """What there is, at least one event unless only parts came. Raises Closed at the end of the stream."""
+        """What there is, at least one event unless only parts came. Closed: the end of the stream."""
         if self._events:
             events, self._events = self._events, []
             return events
@@ -353,6 +356,16 @@ class Peer:
             event = self.expect(ACK)
             if event.tag >= count:
                 return
+
+    def expect_close(self, code: int) -> Event:
+        """connection.close with this code, which is answered, and then the end."""
+        event = self.next()
+        while event.key != CONNECTION_CLOSE:
+            event = self.next()
+        assert event.code == code, f"{event.code} {event.text}"
+        self.send(connection_close_ok())
+        self.expect_end()
+        return event
 
     def end(self) -> bytes:
         """All bytes until the broker closes, however it does."""

@@ -18,6 +18,9 @@ from pabal.model.message import STORED, Message
 from pabal.store.interface import Store
 from pabal.store.journal import QueueLog
 
+_FIRST_LOAD_SHARE = 512
+"""After a restart a queue first loads this part of what it loads at once otherwise: there may be many queues."""
+
 
 class Backlog:
     """`content_bytes`: of the messages held in memory. `paging`: new messages must go to the store, see above."""
@@ -27,6 +30,7 @@ class Backlog:
         "_disk_count",
         "_front",
         "_head",
+        "_load_share",
         "_log",
         "_messages_max",
         "_recovered_position",
@@ -50,6 +54,7 @@ class Backlog:
         self._disk_count = log.count
         self._seen_position = 0  # the last position that is in front of those on disk
         self._recovered_position = log.delivered_position
+        self._load_share = _FIRST_LOAD_SHARE
         self.content_bytes = 0
         self.paging = log.count > 0
         if self.paging:
@@ -149,8 +154,14 @@ class Backlog:
         self._head = 0
         if self._disk_count:
             before = self._tail[0].position if self._tail else None
+            share = self._load_share
+            self._load_share = max(1, share // 8)
             front = self._store.read(
-                self._log.queue_id, self._seen_position, before, LOAD_MESSAGES_MAX, LOAD_BYTES_MAX
+                self._log.queue_id,
+                self._seen_position,
+                before,
+                LOAD_MESSAGES_MAX // share,
+                LOAD_BYTES_MAX // share,
             )
             if not front or len(front) > self._disk_count:
                 raise StoreError(

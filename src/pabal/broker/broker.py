@@ -84,10 +84,14 @@ class Broker:
     def tick(self, now_ms: int) -> None:
         """Does what is due. The queues concerned are scheduled: a dispatch must follow."""
         self.now_ms = now_ms
+        due: list[Queue] = []
         while self._timers and self._timers[0][0] <= now_ms:
             at_ms, _, queue = heappop(self._timers)
             if at_ms == queue.wake_at_ms:
-                queue.tick()
+                queue.wake_at_ms = 0
+                due.append(queue)
+        for queue in due:
+            queue.tick()
 
     def next_tick_ms(self) -> int | None:
         """When the next timer is due."""

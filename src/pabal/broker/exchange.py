@@ -142,9 +142,7 @@ class HeadersExchange(Exchange):
     def check_binding(self, definition: BindingDefinition) -> None:
         way = definition.arguments.get("x-match", "all")
         if not isinstance(way, str):
-            raise PreconditionFailed(
-                f"Invalid x-match field type {type_name(way)} (value {way}); expected longstr"
-            )
+            raise PreconditionFailed(f"Invalid x-match field type {type_name(way)} (value {way}); expected longstr")
         if way not in self.WAYS:
             raise PreconditionFailed(
                 f'Invalid x-match field value <<"{way}">>; expected all, any, all-with-x, or any-with-x'

@@ -56,10 +56,11 @@ class Queue:
         self.leased = 0
         self.late_settlements = 0
         self.deleted = False
-        self.had_consumer = False
         self.scheduled = False
         self.wake_at_ms = 0  # when the broker's timer looks in, 0 for never
         self._next = 0  # whose turn it is among the consumers
+        self._timed = arguments.expires_ms is not None
+        self._used_ms = vhost.broker.now_ms  # when it last had a consumer, a get or a declaration
         self._lease_ms = arguments.lease_ms
         self._leases: OrderedDict[int, tuple[int, Message]] = OrderedDict()  # position → deadline, message
         self._ttl_ms = arguments.message_ttl_ms
@@ -155,7 +156,7 @@ class Queue:
                 self._dispatch_in_turn()
         if self._may_expire and not len(self.backlog) and self._ttl_ms is None:
             self._may_expire = False
-        if self._may_expire or self._leases:
+        if self._timed or self._may_expire or self._leases:
             self._set_timer()
 
     def _step(self) -> int:
@@ -177,39 +178,38 @@ class Queue:
                 self._lease(consumer, messages)
 
     def _dispatch_in_turn(self) -> None:
-        """A message to each consumer with room, round and round. Handed over in batches, except where room is shared."""
+        """A message to each consumer with room, round and round. Handed over in batches, or one by one when the
+        room of one may depend on what another takes."""
         consumers = self.consumers
+        shared = any(consumer.shared_credit for consumer in consumers)
         while len(self.backlog):
-            rooms = [consumer.room() for consumer in consumers]
-            total = sum(1 if c.shared_credit and r > 0 else max(r, 0) for c, r in zip(consumers, rooms, strict=True))
+            rooms = [max(consumer.room(), 0) for consumer in consumers]
+            total = sum(rooms)
             if not total:
                 return
-            messages = self.backlog.take(min(total, self._step()))
+            messages = self.backlog.take(1 if shared else min(total, self._step()))
             if self._may_expire:
                 messages = self._unexpired(messages)
             batches: list[list[Message]] = [[] for _ in consumers]
-            index = self._next % len(consumers)
+            index = self._next
             for message in messages:
-                while rooms[index] <= 0:
+                index %= len(consumers)
+                while not rooms[index]:
                     index = (index + 1) % len(consumers)
                 batches[index].append(message)
-                rooms[index] = 0 if consumers[index].shared_credit else rooms[index] - 1
-                index = (index + 1) % len(consumers)
+                rooms[index] -= 1
+                index += 1
             self._next = index
             for consumer, batch in zip(list(consumers), batches, strict=True):
-                if not batch:
-                    continue
-                if consumer.shared_credit and consumer.room() <= 0:  # another of its channel took the last room
-                    for message in batch:
-                        self.backlog.push_back(message)
-                    continue
-                self._lease(consumer, batch)
+                if batch:
+                    self._lease(consumer, batch)
 
     def _lease(self, consumer: Consumer, messages: list[Message]) -> None:
         if self.durable:
-            last = messages[-1]
-            if last.state != UNSTORED:
-                self.log.delivered(last.position)
+            for message in reversed(messages):
+                if message.state != UNSTORED:
+                    self.log.delivered(message.position)
+                    break
         if consumer.auto_settle:
             self.log.remove(messages)
         else:
@@ -229,6 +229,7 @@ class Queue:
 
     def get(self, consumer: Consumer) -> Message | None:
         """The next message, for `consumer`, which need not be one of this queue's; None when there is none."""
+        self.use()
         if self._may_expire:
             self._expire()
         while messages := self.backlog.take(1):
@@ -245,26 +246,31 @@ class Queue:
     def check_exclusive(self, exclusive: bool) -> None:
         """AccessRefused when a consumer is exclusive and another is there."""
         if self.consumers and (exclusive or any(c.exclusive for c in self.consumers)):
-            raise AccessRefused(
-                f"queue '{self.name}' in vhost '{self.vhost.name}' in exclusive use"
-            )
+            raise AccessRefused(f"queue '{self.name}' in vhost '{self.vhost.name}' in exclusive use")
 
     def add_consumer(self, consumer: Consumer) -> None:
         self.check_exclusive(consumer.exclusive)
         self.consumers.append(consumer)
-        self.had_consumer = True
         self.schedule()
 
     def remove_consumer(self, consumer: Consumer) -> None:
-        """It gets nothing more; what it has leased stays with it. The last one to go takes an auto-delete queue along."""
+        """It gets nothing more; what it has leased stays with it. The last to go takes an auto-delete queue along."""
         if consumer not in self.consumers:
             return
         index = self.consumers.index(consumer)
         del self.consumers[index]
         if index < self._next:
             self._next -= 1
-        if not self.consumers and self.definition.auto_delete:
-            self.vhost.delete_queue(self)
+        if not self.consumers:
+            self.use()
+            if self.definition.auto_delete:
+                self.vhost.delete_queue(self)
+
+    def use(self) -> None:
+        """Somebody takes an interest in the queue: its own expiry (x-expires) begins anew."""
+        self._used_ms = self.vhost.broker.now_ms
+        if self._timed:
+            self._set_timer()
 
     # --- Settling -------------------------------------------------------------------------------------------
 
@@ -324,6 +330,13 @@ class Queue:
         if self.deleted:
             return
         now_ms = self.vhost.broker.now_ms
+        if (
+            self.arguments.expires_ms is not None
+            and not self.consumers
+            and now_ms >= self._used_ms + self.arguments.expires_ms
+        ):
+            self.vhost.delete_queue(self)
+            return
         expired: list[Message] = []
         while self._leases and len(expired) < TIMER_MESSAGES_MAX:
             deadline, message = next(iter(self._leases.values()))
@@ -364,13 +377,15 @@ class Queue:
             first = self.backlog.first()
             if first is not None and first.expires_at_ms:
                 times.append(first.expires_at_ms + 1)
+        if self._timed and not self.consumers and self.arguments.expires_ms is not None:
+            times.append(self._used_ms + self.arguments.expires_ms)
         if times:
             self.vhost.broker.wake(self, min(times))
 
     # --- The whole queue ------------------------------------------------------------------------------------
 
     def purge(self) -> int:
-        """Removes all ready messages; returns how many there were. Leased ones stay (AMQP 0-9-1 basic queue.purge)."""
+        """Removes all ready messages; returns how many there were. Leased ones stay (AMQP 0-9-1 §1.7.2.7)."""
         messages, on_disk = self.backlog.clear()
         self.log.remove(messages)
         if on_disk is None:

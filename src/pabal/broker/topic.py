@@ -55,9 +55,8 @@ class TopicTree(Generic[T]):
             for node, is_hash in nodes:
                 if is_hash:
                     following.append((node, True))
-                for step in (word, "*") if word not in ("*", "#") else ("*",):
-                    if step in node.next:
-                        following.append((node.next[step], False))
+                steps = (word, "*") if word not in ("*", "#") else ("*",)
+                following += [(node.next[step], False) for step in steps if step in node.next]
             nodes = _with_empty_hashes(following)
         for node, _ in nodes:
             yield from node.ends

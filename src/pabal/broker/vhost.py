@@ -81,7 +81,8 @@ class Vhost:
             queues = self.targets(envelope, content)
             if not queues:
                 unroutable.append(index)
-            if any([queue.publish(envelope, [content], len(content)) for queue in queues]):
+            refusals = [queue.publish(envelope, [content], len(content)) for queue in queues]
+            if any(refusals):
                 refused.append(index)
         return Published(unroutable, refused)
 
@@ -145,9 +146,7 @@ class Vhost:
             compare_flag("exchange", name, self.name, "durable", current.durable, definition.durable)
             compare_flag("exchange", name, self.name, "auto_delete", current.auto_delete, definition.auto_delete)
             compare_flag("exchange", name, self.name, "internal", current.internal, definition.internal)
-            compare(
-                "exchange", name, self.name, current.arguments, definition.arguments, ["alternate-exchange"]
-            )
+            compare("exchange", name, self.name, current.arguments, definition.arguments, ["alternate-exchange"])
             return False
         if name.startswith("amq."):
             raise AccessRefused(f"exchange name '{name}' contains reserved prefix 'amq.*'")
@@ -177,12 +176,17 @@ class Vhost:
         return True
 
     def _remove_exchange(self, exchange: Exchange) -> None:
-        del self.exchanges[exchange.name]
-        for binding in list(exchange.bindings.values()):
-            self._remove_binding(exchange, binding)
-        self._remove_bindings_to(exchange)
-        if exchange.definition.durable:
-            self.broker.store.journal.undefine(exchange.definition)
+        """And with it its bindings, and the auto-delete exchanges that have none left then, and so on."""
+        waiting = [exchange]
+        while waiting:
+            gone = waiting.pop()
+            if self.exchanges.pop(gone.name, None) is None:
+                continue
+            for binding in list(gone.bindings.values()):
+                self._remove_binding(gone, binding)
+            waiting += self._remove_bindings_to(gone)
+            if gone.definition.durable:
+                self.broker.store.journal.undefine(gone.definition)
         self._routes.clear()
 
     # --- Queues ---------------------------------------------------------------------------------------------
@@ -230,13 +234,12 @@ class Vhost:
                 DEFAULTS | arguments,
                 [*KNOWN, *UNSUPPORTED],
             )
+            queue.use()
             return queue, False
         elif name.startswith("amq."):
             raise AccessRefused(f"queue name '{name}' contains reserved prefix 'amq.*'")
         parse_queue_arguments(arguments, name, self.name)
-        definition = QueueDefinition(
-            self.name, name, self.broker.next_queue_id(), durable, auto_delete, arguments
-        )
+        definition = QueueDefinition(self.name, name, self.broker.next_queue_id(), durable, auto_delete, arguments)
         queue = self.add_queue(definition, None, owner if exclusive else None)
         if exclusive:
             self.broker.own(owner, queue)
@@ -244,14 +247,13 @@ class Vhost:
             self.broker.store.journal.define(definition)
         return queue, True
 
-    def add_queue(
-        self, definition: QueueDefinition, state: QueueState | None, owner: object | None = None
-    ) -> Queue:
+    def add_queue(self, definition: QueueDefinition, state: QueueState | None, owner: object | None = None) -> Queue:
         parsed = parse_queue_arguments(definition.arguments, definition.name, self.name)
         log = self.broker.store.journal.queue_log(definition.queue_id, state)
         queue = Queue(self, definition, parsed, log, owner)
         self.queues[definition.name] = queue
         self._routes.clear()
+        queue.use()
         if queue.ready:
             queue.schedule()  # sets the timer of the first message, should that expire
         return queue
@@ -269,7 +271,8 @@ class Vhost:
         self._routes.clear()
         if queue.durable and queue.owner is None:
             self.broker.store.journal.undefine(queue.definition)
-        self._remove_bindings_to(queue)
+        for exchange in self._remove_bindings_to(queue):
+            self._remove_exchange(exchange)
         queue.close()
         return ready
 
@@ -291,9 +294,7 @@ class Vhost:
     def add_binding(self, definition: BindingDefinition) -> None:
         """One that the store had."""
         destination: Queue | Exchange = (
-            self.exchanges[definition.destination]
-            if definition.to_exchange
-            else self.queues[definition.destination]
+            self.exchanges[definition.destination] if definition.to_exchange else self.queues[definition.destination]
         )
         self._add_binding(self.exchanges[definition.source], destination, definition, store=False)
 
@@ -331,7 +332,8 @@ class Vhost:
         if binding is None:
             return False
         self._remove_binding(source, binding)
-        self._delete_if_unused(source)
+        if _is_unused(source):
+            self._remove_exchange(source)
         return True
 
     def _remove_binding(self, source: Exchange, binding: Binding) -> None:
@@ -344,13 +346,17 @@ class Vhost:
             self.broker.store.journal.undefine(binding.definition)
         self._routes.clear()
 
-    def _remove_bindings_to(self, destination: Queue | Exchange) -> None:
+    def _remove_bindings_to(self, destination: Queue | Exchange) -> list[Exchange]:
+        """Returns the exchanges that are to go with their last binding."""
+        unused: list[Exchange] = []
         for (name, _), binding in list(self._bindings_to.get(destination, {}).items()):
             source = self.exchanges.get(name)
-            if source is not None and binding.key in source.bindings:
+            if source is not None:
                 self._remove_binding(source, binding)
-                self._delete_if_unused(source)
+                if _is_unused(source):
+                    unused.append(source)
+        return unused
 
-    def _delete_if_unused(self, exchange: Exchange) -> None:
-        if exchange.definition.auto_delete and not exchange.bindings and exchange.name in self.exchanges:
-            self._remove_exchange(exchange)
+
+def _is_unused(exchange: Exchange) -> bool:
+    return exchange.definition.auto_delete and not exchange.bindings

@@ -115,9 +115,7 @@ def parse_queue_arguments(arguments: Mapping[str, Any], queue: str, vhost: str) 
                     f"invalid type '{error}' for arg '{name}' in queue '{queue}' in vhost '{vhost}'"
                 ) from None
     if "dead_letter_routing_key" in fields and "dead_letter_exchange" not in fields:
-        raise PreconditionFailed(
-            f"invalid arg 'x-dead-letter-routing-key' {where}: routing_key_but_no_dlx_defined"
-        )
+        raise PreconditionFailed(f"invalid arg 'x-dead-letter-routing-key' {where}: routing_key_but_no_dlx_defined")
     return QueueArguments(**fields)
 
 

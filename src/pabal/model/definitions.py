@@ -66,9 +66,7 @@ class BindingDefinition:
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
-Definition = (
-    VhostDefinition | UserDefinition | ExchangeDefinition | QueueDefinition | BindingDefinition
-)
+Definition = VhostDefinition | UserDefinition | ExchangeDefinition | QueueDefinition | BindingDefinition
 
 KINDS: dict[str, type[Any]] = {
     "vhost": VhostDefinition,

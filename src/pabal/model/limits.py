@@ -32,6 +32,9 @@ HEARTBEAT_SECONDS: Final = 60
 HANDSHAKE_SECONDS_MAX: Final = 10
 """A peer that has not opened its connection by then is dropped."""
 
+SHUTDOWN_SECONDS_MAX: Final = 2
+"""How long a stopping broker waits for its clients to answer connection.close."""
+
 CLOSE_SECONDS_MAX: Final = 5
 """A peer that has not answered connection.close by then is dropped."""
 
@@ -72,7 +75,7 @@ LOAD_MESSAGES_MAX: Final = 4096
 LOAD_BYTES_MAX: Final = 4 * 1024 * 1024
 """... and their bytes (one message at least)."""
 
-ROUTES_CACHED_MAX: Final = 65_536
+ROUTES_CACHED_MAX: Final = 16_384
 """Routes remembered of one vhost."""
 
 TIMER_MESSAGES_MAX: Final = 2048

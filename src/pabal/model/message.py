@@ -115,9 +115,7 @@ class Message:
         "state",
     )
 
-    def __init__(
-        self, envelope: Envelope, content: bytes, position: int, expires_at_ms: int, state: int
-    ) -> None:
+    def __init__(self, envelope: Envelope, content: bytes, position: int, expires_at_ms: int, state: int) -> None:
         self.envelope = envelope
         self.content = content
         self.position = position

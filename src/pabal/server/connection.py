@@ -106,9 +106,7 @@ class Connection(asyncio.Protocol):
         """Closes or stops reading, as the session's state asks for."""
         if self.session.closed:
             self._server.turn.writes(self)
-        elif self._server.overloaded or (
-            self._writing_paused and self.session.reply_bytes > REPLY_BYTES_MAX
-        ):
+        elif self._server.overloaded or (self._writing_paused and self.session.reply_bytes > REPLY_BYTES_MAX):
             self._pause_reading()
 
     def tick(self, now_ms: int) -> None:

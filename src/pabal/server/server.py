@@ -9,8 +9,9 @@ import platform
 import secrets
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from pabal import __version__
@@ -18,7 +19,7 @@ from pabal.broker.access import Access
 from pabal.broker.broker import Broker
 from pabal.model.definitions import UserDefinition
 from pabal.model.errors import StoreError
-from pabal.model.limits import CLOSE_SECONDS_MAX
+from pabal.model.limits import SHUTDOWN_SECONDS_MAX
 from pabal.model.passwords import hash_password
 from pabal.server.connection import Connection
 from pabal.server.settings import Settings
@@ -127,7 +128,7 @@ class Server:
             for connection in list(self._connections):
                 connection.session.shut_down("broker forced connection closure with reason 'shutdown'")
                 connection.after_input()
-            deadline = self._loop.time() + CLOSE_SECONDS_MAX
+            deadline = self._loop.time() + SHUTDOWN_SECONDS_MAX
             while (self._connections or self._in_turn or self.turn.committing) and not self.failure:
                 if self._loop.time() > deadline:
                     break
@@ -162,8 +163,20 @@ class Server:
 
     def _end_turn(self) -> None:
         self._in_turn = False
-        self.turn.end()
+        with self._fatal_errors():
+            self.turn.end()
         self._set_timer()
+
+    @contextmanager
+    def _fatal_errors(self) -> Iterator[None]:
+        """An error of ours between connections leaves queues in doubt. What is on disk is not: stop."""
+        try:
+            yield
+        except StoreError as error:
+            self.fatal(error)
+        except Exception as error:
+            self.log.exception("internal error")
+            self.fatal(StoreError(f"stopped after an internal error: {error!r}"))
 
     def _run_commit(self, finish: Callable[[], None], done: Callable[[StoreError | None], None]) -> None:
         def finished(future: Future[None]) -> None:
@@ -171,15 +184,14 @@ class Server:
 
         self._executor.submit(finish).add_done_callback(finished)
 
-    def _committed(
-        self, done: Callable[[StoreError | None], None], error: BaseException | None
-    ) -> None:
+    def _committed(self, done: Callable[[StoreError | None], None], error: BaseException | None) -> None:
         self.now_ms = self._clock_ms()
         self._broker.begin(self.now_ms)
         if error is not None and not isinstance(error, StoreError):
             self.log.error("the commit failed", exc_info=error)
             error = StoreError(f"the commit failed: {error!r}")
-        done(error)
+        with self._fatal_errors():
+            done(error)
         if self._overloaded and not self.turn.overloaded:
             self._overloaded = False
             for connection in self._connections:
@@ -209,10 +221,8 @@ class Server:
         self._timer = None
         self._timer_ms = 0
         self.begin_turn()
-        try:
+        with self._fatal_errors():
             self._broker.tick(self.now_ms)
-        except StoreError as error:
-            self.fatal(error)
 
     def _tick_connections(self) -> None:
         self._loop.call_later(1.0, self._tick_connections)

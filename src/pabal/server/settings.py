@@ -117,9 +117,7 @@ def _changed(settings: Settings, values: Mapping[str, Any], source: str) -> Sett
 def _check_users(users: Mapping[str, Any], source: str) -> None:
     for name, kept in users.items():
         if not isinstance(kept, str) or not kept.startswith("scrypt:") or kept.count(":") != 5:
-            raise SettingsError(
-                f"{source}: users.{name}: expected what 'pabal hash-password' prints, not a password"
-            )
+            raise SettingsError(f"{source}: users.{name}: expected what 'pabal hash-password' prints, not a password")
 
 
 def _kind_name(kind: type) -> str:

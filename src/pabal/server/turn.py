@@ -87,8 +87,11 @@ class Turn:
         if error is not None:
             self._fail(error)
             return
-        self._store.done()
-        self._release()
+        try:
+            self._store.done()
+            self._release()
+        except StoreError as failure:
+            self._fail(failure)
         self.end()
 
     def _release(self) -> None:

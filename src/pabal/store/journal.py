@@ -1,4 +1,4 @@
-"""What the next commit will contain: gathered during a turn, taken as one self-contained batch of puts and deletes."""
+"""What the next commit will contain: gathered during a turn, taken as one self-contained batch."""
 
 from __future__ import annotations
 
@@ -84,9 +84,7 @@ class Journal:
 
     def take(self) -> tuple[Batch, list[QueueLog]]:
         """All that was gathered, as one batch; and the logs it came from, to be told when it is durable."""
-        batch = Batch(
-            definitions=list(self._definitions.items()), drops=self._drops, gone=self._gone
-        )
+        batch = Batch(definitions=list(self._definitions.items()), drops=self._drops, gone=self._gone)
         logs = self.dirty
         self.dirty = []
         self._definitions = {}
@@ -201,9 +199,7 @@ class QueueLog:
                 begun = 1 if leases and message.consumer is not None else 0
                 put((prefix + pack(message.position), encode_record(message, begun)))
         batch.deletes += [prefix + pack(position) for position in self.removed]
-        batch.states.append(
-            (self.queue_id, QueueState(self.next_position, self.count, self.delivered_position))
-        )
+        batch.states.append((self.queue_id, QueueState(self.next_position, self.count, self.delivered_position)))
         self.taken_position = self.next_position - 1
         self.unsaved = []
         self.updated = []

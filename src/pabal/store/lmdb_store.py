@@ -6,7 +6,7 @@ where the disk is waited for, may run on another. LMDB's own write lock belongs 
 time (the turn sees to it), and no reader open when a write transaction begins (`read` is short and synchronous).
 
 Databases: `messages` queue id + position → record; `queues` queue id → state; `definitions` key → JSON;
-`drops` queue id + first → last, ranges being removed; `meta` "format" → version of this layout.
+`drops` queue id + first + last, ranges being removed; `meta` "format" → version of this layout.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from pabal.model.message import Container, Message
 from pabal.store.interface import Loaded
 from pabal.store.journal import Batch, Journal, QueueLog, QueueState, message_key
 from pabal.store.record import RecordReader
+from pabal.store.residency import Residency
 
 FORMAT_VERSION: Final = 1
 DATA_FILE: Final = "pabal.mdb"
 LOCK_FILE: Final = "pabal.lock"
+_SPARE_BYTES: Final = 1024 * 1024
 
 _STATE = Struct(">QQQ")
 _QUEUE = Struct(">Q")
-_KEY = Struct(">QQ")
+_DROP = Struct(">QQQ")
 
 
 class LmdbStore:
     """See Store. `directory` is made when missing; StoreError when it cannot be used, saying why."""
 
-    def __init__(
-        self, directory: Path, containers: Mapping[int, Container], map_bytes: int = MAP_BYTES
-    ) -> None:
+    def __init__(self, directory: Path, containers: Mapping[int, Container], map_bytes: int = MAP_BYTES) -> None:
         self.journal = Journal()
         self.directory = directory
         self._reader = RecordReader(containers)
@@ -51,9 +51,13 @@ class LmdbStore:
         self._batch = Batch()
         self._logs: list[QueueLog] = []
         self._drops: list[tuple[int, int, int]] = []
+        self._residency = Residency(directory / DATA_FILE)
+        self._env: Any = None
         try:
             self._open(directory / DATA_FILE, map_bytes)
         except BaseException:
+            if self._env is not None:
+                self._env.close()
             self._lock.close()
             raise
 
@@ -63,30 +67,57 @@ class LmdbStore:
             map_bytes *= 2
         try:
             self._map_bytes = map_bytes
-            self._env = lmdb.open(
-                str(path), subdir=False, lock=False, max_dbs=8, map_size=map_bytes, readahead=False
-            )
+            self._env = lmdb.open(str(path), subdir=False, lock=False, max_dbs=8, map_size=map_bytes, readahead=False)
+            self._page_bytes = self._env.stat()["psize"]
+            self._check_length(path)
+            self._residency.mapped()
+            self._check_format(path)
             self._messages = self._env.open_db(b"messages")
             self._queues = self._env.open_db(b"queues")
             self._definitions = self._env.open_db(b"definitions")
             self._dropping = self._env.open_db(b"drops")
             self._meta = self._env.open_db(b"meta")
-            self._check_format(path)
-        except lmdb.Error as error:
+            with self._env.begin(write=True) as transaction:
+                transaction.put(b"format", str(FORMAT_VERSION).encode(), db=self._meta)
+        except (lmdb.Error, OSError) as error:
             raise StoreError(f"{path} cannot be opened: {_reason(error)}") from None
 
+    def _check_length(self, path: Path) -> None:
+        """A file that lost its end: a read beyond it would kill the process. LMDB may leave a file a page or two
+        short, so such a one is given its length back (with zeros, which cost nothing) and read through once."""
+        needed = (self._env.info()["last_pgno"] + 1) * self._page_bytes
+        size = path.stat().st_size
+        if size >= needed:
+            return
+        os.truncate(path, needed)
+        try:
+            with self._env.begin() as transaction:
+                for name in [bytes(key) for key, _ in transaction.cursor()]:
+                    database = self._env.open_db(name, txn=transaction, create=False)
+                    for key, value in transaction.cursor(db=database):
+                        if name == b"messages":
+                            self._reader.decode(int.from_bytes(key[8:], "big"), value)
+        except (lmdb.Error, StoreError) as error:
+            os.truncate(path, size)
+            raise StoreError(
+                f"{path} is damaged: {size} bytes long where {needed} are needed ({_reason(error)})"
+            ) from None
+
     def _check_format(self, path: Path) -> None:
-        with self._env.begin(write=True) as transaction:
-            version = transaction.get(b"format", db=self._meta)
-            if version is None:
-                if transaction.stat(self._queues)["entries"] or transaction.stat(self._messages)["entries"]:
-                    raise StoreError(f"{path} has messages but no format version: it is damaged")
-                transaction.put(b"format", str(FORMAT_VERSION).encode(), db=self._meta)
-            elif version != str(FORMAT_VERSION).encode():
-                raise StoreError(
-                    f"{path} has format {version.decode(errors='replace')}; this Pabal reads format "
-                    f"{FORMAT_VERSION}. A newer Pabal wrote it: use that one, or another --data directory"
-                )
+        """Refuses a file of a later format before anything in it is touched."""
+        with self._env.begin() as transaction:
+            names = {bytes(key) for key, _ in transaction.cursor()}
+            if not names:
+                return  # a new file
+            if b"meta" not in names:
+                raise StoreError(f"{path} was not written by Pabal, or is damaged")
+            meta = self._env.open_db(b"meta", txn=transaction, create=False)
+            version = bytes(transaction.get(b"format", b"", db=meta))
+        if version != str(FORMAT_VERSION).encode():
+            raise StoreError(
+                f"{path} has format {version.decode(errors='replace')!r}; this Pabal reads format "
+                f"{FORMAT_VERSION}. A newer Pabal wrote it: use that one, or another --data directory"
+            )
 
     # --- Reading --------------------------------------------------------------------------------------------
 
@@ -99,9 +130,9 @@ class LmdbStore:
                     loaded.definitions.append(decode_definition(data))
                 for key, value in transaction.cursor(db=self._queues):
                     loaded.queues[_QUEUE.unpack(key)[0]] = QueueState(*_STATE.unpack(value))
-                for key, value in transaction.cursor(db=self._dropping):
-                    self._drops.append((*_KEY.unpack(key), *_QUEUE.unpack(value)))
-        except (lmdb.Error, ValueError, TypeError) as error:
+                for key, _ in transaction.cursor(db=self._dropping):
+                    self._drops.append(_DROP.unpack(key))
+        except Exception as error:  # whatever a damaged file makes a decoder say
             raise StoreError(f"{self.directory / DATA_FILE} is damaged: {_reason(error)}") from None
         durable = {d.queue_id for d in loaded.definitions if isinstance(d, QueueDefinition)}
         used = {*durable, *loaded.queues, *(drop[0] for drop in self._drops)}
@@ -131,6 +162,7 @@ class LmdbStore:
                         found.append(decode(position, record))
                         size += len(record)
                         if len(found) >= most or size >= most_bytes:
+                            self._residency.touched(size)
                             return found
                     else:
                         return found
@@ -156,17 +188,18 @@ class LmdbStore:
         return True
 
     def finish(self) -> None:
-        """See Store. A full map is doubled and the commit made again; everything else that fails is final."""
+        """See Store."""
         try:
             self._transaction.commit()
-        except lmdb.MapFullError:
-            self._grow()
-            self._apply()
-            self.finish()
         except lmdb.Error as error:
             raise StoreError(f"commit to {self.directory / DATA_FILE} failed: {_reason(error)}") from None
+        finally:
+            self._transaction = None
 
     def done(self) -> None:
+        batch = self._batch
+        if batch.puts or batch.deletes:
+            self._residency.touched(256 * (len(batch.puts) + len(batch.deletes)))
         self._batch = Batch()
         for log in self._logs:
             log.durable_position = log.taken_position
@@ -182,8 +215,13 @@ class LmdbStore:
         self._lock.close()
 
     def _apply(self) -> None:
+        """Writes the batch into a transaction, in more address space when there is not enough for it. Grows ahead,
+        since the commit itself needs pages too and must not remap the file from another thread."""
         drops = list(self._drops)
         while True:
+            used = self._env.info()["last_pgno"] * self._page_bytes
+            if used + max(self._map_bytes // 8, _SPARE_BYTES) > self._map_bytes:
+                self._grow()
             self._transaction = self._env.begin(write=True)
             try:
                 self._write(self._transaction, self._batch)
@@ -214,7 +252,7 @@ class LmdbStore:
             else:
                 transaction.put(name, value, db=self._definitions)
         for queue_id, first, last in batch.drops:
-            transaction.put(_KEY.pack(queue_id, first), _QUEUE.pack(last), db=self._dropping)
+            transaction.put(_DROP.pack(queue_id, first, last), b"", db=self._dropping)
             self._drops.append((queue_id, first, last))
         for queue_id in batch.gone:
             transaction.delete(_QUEUE.pack(queue_id), db=self._queues)
@@ -233,15 +271,15 @@ class LmdbStore:
                 there = cursor.delete()
                 left -= 1
             if left:
-                transaction.delete(_KEY.pack(queue_id, first), db=self._dropping)
+                transaction.delete(_DROP.pack(queue_id, first, last), db=self._dropping)
                 self._drops.pop(0)
 
     def _grow(self) -> None:
         """Doubles the address space: the file itself grows only as it fills."""
-        self._transaction = None
         self._map_bytes *= 2
         try:
             self._env.set_mapsize(self._map_bytes)
+            self._residency.mapped()
         except lmdb.Error as error:
             raise StoreError(
                 f"{self.directory / DATA_FILE} is full at {self._map_bytes // 2} bytes and the system gives no "
@@ -273,5 +311,3 @@ def _lock_directory(directory: Path) -> Any:
 
 def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
-
-

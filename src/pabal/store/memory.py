@@ -6,7 +6,7 @@ from bisect import bisect_left, insort
 from collections.abc import Mapping
 from itertools import islice
 
-from pabal.model.definitions import decode_definition
+from pabal.model.definitions import QueueDefinition, decode_definition
 from pabal.model.message import Container, Message
 from pabal.store.interface import Loaded
 from pabal.store.journal import Batch, Journal, QueueLog, QueueState
@@ -21,7 +21,6 @@ class Disk:
         self.order: dict[int, list[int]] = {}
         self.states: dict[int, QueueState] = {}
         self.definitions: dict[bytes, bytes] = {}
-        self.next_queue_id = 1
 
     def apply(self, batch: Batch) -> None:
         for key, record in batch.puts:
@@ -39,7 +38,6 @@ class Disk:
                 self.order[queue_id] = [position for position in order if position in messages]
         for queue_id, state in batch.states:
             self.states[queue_id] = state
-            self.next_queue_id = max(self.next_queue_id, queue_id + 1)
         for queue_id, first, last in batch.drops:
             order = self.order.get(queue_id, [])
             low, high = bisect_left(order, first), bisect_left(order, last + 1)
@@ -69,7 +67,12 @@ class MemoryStore:
 
     def load(self) -> Loaded:
         definitions = [decode_definition(data) for data in self.disk.definitions.values()]
-        return Loaded(definitions, dict(self.disk.states), self.disk.next_queue_id)
+        durable = {d.queue_id for d in definitions if isinstance(d, QueueDefinition)}
+        used = {*durable, *self.disk.states, *self.disk.messages}
+        loaded = Loaded(definitions, dict(self.disk.states), max(used, default=0) + 1)
+        for queue_id in [queue_id for queue_id in loaded.queues if queue_id not in durable]:
+            self.journal.drop_queue(self.journal.queue_log(queue_id, loaded.queues.pop(queue_id)))
+        return loaded
 
     def read(self, queue_id: int, after: int, before: int | None, most: int, most_bytes: int) -> list[Message]:
         order = self.disk.order.get(queue_id, [])

@@ -306,9 +306,7 @@ class Amqp091Session:
         else:  # close-ok
             self._end()
 
-    def _authenticate(
-        self, properties: dict[str, Any], mechanism: str, response: bytes, locale: str
-    ) -> None:
+    def _authenticate(self, properties: dict[str, Any], mechanism: str, response: bytes, locale: str) -> None:
         capabilities = properties.get("capabilities")
         if isinstance(capabilities, dict):
             self.wants_cancel_notify = capabilities.get("consumer_cancel_notify") is True
@@ -337,7 +335,11 @@ class Amqp091Session:
         settings = self._settings
         self.write(
             m.encode_method(
-                0, m.CONNECTION_TUNE, settings.channel_max, settings.frame_bytes_max, settings.heartbeat_seconds
+                0,
+                m.CONNECTION_TUNE,
+                settings.channel_max,
+                settings.frame_bytes_max,
+                settings.heartbeat_seconds,
             )
         )
 
@@ -419,9 +421,7 @@ class Amqp091Session:
 
     # --- Errors and the end ---------------------------------------------------------------------------------
 
-    def _fail_channel(
-        self, channel: Channel, method: m.Method, error: errors.BrokerError | ChannelFault
-    ) -> None:
+    def _fail_channel(self, channel: Channel, method: m.Method, error: errors.BrokerError | ChannelFault) -> None:
         """Closes the channel with the error's code; an error of the worse kind closes the connection."""
         if isinstance(error, ChannelFault):
             code = error.code

@@ -49,7 +49,7 @@ class Amqp091Container:
         count = 1
         for index, earlier in enumerate(deaths):
             if (earlier.queue, earlier.reason) == (death.queue, death.reason):
-                count = earlier.count + 1
+                count = min(earlier.count + 1, 2**63 - 1)
                 del deaths[index]
                 break
         table: list[FieldValue] = [_write_death(death, count)]

@@ -56,9 +56,7 @@ def exchange_declare(
     if passive:
         vhost.exchange(name)
     else:
-        vhost.declare_exchange(
-            ExchangeDefinition(vhost.name, name, kind, durable, auto_delete, internal, arguments)
-        )
+        vhost.declare_exchange(ExchangeDefinition(vhost.name, name, kind, durable, auto_delete, internal, arguments))
     reply(channel, no_wait, EXCHANGE_DECLARE_OK)
 
 
@@ -67,9 +65,7 @@ def exchange_delete(channel: Channel, name: str, if_unused: bool, no_wait: bool)
     reply(channel, no_wait, EXCHANGE_DELETE_OK)
 
 
-def exchange_bind(
-    channel: Channel, destination: str, source: str, key: str, no_wait: bool, arguments: Table
-) -> None:
+def exchange_bind(channel: Channel, destination: str, source: str, key: str, no_wait: bool, arguments: Table) -> None:
     channel.vhost.bind(
         BindingDefinition(channel.vhost.name, source, destination, True, key, arguments), channel.session
     )
@@ -102,9 +98,7 @@ def queue_declare(
     if passive:
         queue = channel.vhost.queue(name, channel.session)
     else:
-        queue, _ = channel.vhost.declare_queue(
-            name, durable, exclusive, auto_delete, arguments, channel.session
-        )
+        queue, _ = channel.vhost.declare_queue(name, durable, exclusive, auto_delete, arguments, channel.session)
     channel.last_queue = queue.name
     reply(
         channel,
@@ -116,9 +110,7 @@ def queue_declare(
     )
 
 
-def queue_bind(
-    channel: Channel, name: str, exchange: str, key: str, no_wait: bool, arguments: Table
-) -> None:
+def queue_bind(channel: Channel, name: str, exchange: str, key: str, no_wait: bool, arguments: Table) -> None:
     channel.vhost.bind(_queue_binding(channel, name, exchange, key, arguments), channel.session)
     reply(channel, no_wait, QUEUE_BIND_OK)
 
@@ -162,9 +154,7 @@ def _queue_binding(
 ) -> BindingDefinition:
     if not name and not key:
         key = queue_name(channel, name)  # §1.7.2.3: the key of the last queue declared is its name
-    return BindingDefinition(
-        channel.vhost.name, exchange, queue_name(channel, name), False, key, dict(arguments)
-    )
+    return BindingDefinition(channel.vhost.name, exchange, queue_name(channel, name), False, key, dict(arguments))
 
 
 def _clean(name: str) -> str:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _U32: Final = Struct(">I")
 _TARGETS_MAX: Final = 256
 _ENVELOPES_MAX: Final = 16
+_PROPERTIES_CACHED_BYTES_MAX: Final = 256
 _FLAGS_AT: Final = 19
 _EXPIRATION_MS_MAX: Final = 2**32 - 1
 _CC: Final = b"\x02CC"
@@ -58,7 +59,7 @@ class Publisher:
         self._refused: deque[int] = deque()
 
     def publish(self, frame: bytes, contents: list[bytes], content_bytes: int) -> None:
-        """Takes contents that follow the same frame and have equal header frames."""
+        """Takes contents that follow the same frame and have the same properties."""
         target = self._targets.get(frame)
         if target is None:
             target = self._read_target(frame)
@@ -104,9 +105,10 @@ class Publisher:
         envelope = Envelope(
             target.exchange, target.routing_key, scan.delivery_mode == 2, ttl_ms, session.container, copies
         )
-        if len(target.envelopes) >= _ENVELOPES_MAX:
-            target.envelopes.clear()
-        target.envelopes[properties] = envelope
+        if len(properties) <= _PROPERTIES_CACHED_BYTES_MAX:
+            if len(target.envelopes) >= _ENVELOPES_MAX:
+                target.envelopes.clear()
+            target.envelopes[properties] = envelope
         return envelope
 
     def _return(self, envelope: Envelope, content: bytes) -> None:

@@ -326,9 +326,7 @@ def _cut_body(body: bytes, channel: int, frame_bytes_max: int) -> bytes:
         return b""
     if len(body) <= step:
         return encode_frame(FRAME_BODY, channel, body)
-    return b"".join(
-        [encode_frame(FRAME_BODY, channel, body[at : at + step]) for at in range(0, len(body), step)]
-    )
+    return b"".join([encode_frame(FRAME_BODY, channel, body[at : at + step]) for at in range(0, len(body), step)])
 
 
 def _split(props: bytes) -> list[bytes | None]:

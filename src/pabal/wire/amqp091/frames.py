@@ -1,9 +1,9 @@
 """The frame scanner: bytes in, methods and whole contents out. The hottest code of the broker.
 
 Three things make it fast. A content (header and body frames) is never taken apart: it is cut out of the buffer
-as it came. A publisher repeats itself: as long as the next bytes are the last message's method frame, header
-frame and body frame head again, the whole message is known from its length, and one `startswith` replaces all
-parsing. Acknowledgements in a row are gathered too. So the receiver is called once a run, not once a message.
+as it came. A publisher repeats itself: as long as the next bytes are the last message's method frame and header
+frame again, but for the size of the body, two comparisons replace all parsing. Acknowledgements in a row are
+gathered too. So the receiver is called once a run, not once a message.
 
 Frames: AMQP 0-9-1 §4.2.3; contents: §4.2.6. Channels may interleave their contents frame by frame.
 """
@@ -36,9 +36,12 @@ from pabal.wire.amqp091.methods import (
 
 _HEAD: Final = Struct(">BHI")
 _U32: Final = Struct(">I")
+_U64: Final = Struct(">Q")
 _CONTENT_HEAD: Final = Struct(">BHIHHQ")  # frame head, then class id, weight, body size
 _ACK_TAIL: Final = Struct(">QBB")
 _HEADER_PAYLOAD_MIN: Final = 14
+_BODY_SIZE_AT: Final = 11
+"""Where a content header frame has its body size: behind the frame's head, class id and weight."""
 _ACK_BYTES: Final = 21
 _ACK_HEAD_BYTES: Final = 11
 _AWAITED_BYTES_MAX: Final = 65_536
@@ -52,7 +55,7 @@ class Receiver(Protocol):
         """A method without content. `payload` begins with the class and method ids."""
 
     def on_publish(self, channel: int, frame: bytes, contents: list[bytes], content_bytes: int) -> None:
-        """Contents that each followed the same basic.publish `frame` and have the same header frame."""
+        """Contents that each followed the same basic.publish `frame` and have the same properties."""
 
     def on_acks(self, channel: int, tags: list[int]) -> None:
         """basic.ack of single messages, one after the other."""
@@ -97,9 +100,12 @@ class Scanner:
         self._rest = b""
         self._assemblies: dict[int, _Assembly] = {}
         self._assembly_bytes = 0
-        # The last message that was whole in one body frame: everything before its body; its length; its parts.
-        self._template = b""
-        self._span = 0
+        # The last message that was whole in one body frame: what stands before its body size; from there up to its
+        # body; the part of that which does not depend on the size; its body size; its method frame.
+        self._start = b""
+        self._size = b""
+        self._properties = b""
+        self._body_bytes = 0
         self._method_bytes = 0
         self._frame = b""
         self._channel = 0
@@ -118,7 +124,7 @@ class Scanner:
         pos = 0
         try:
             while end - pos >= _HEAD.size and not self.paused:
-                if self._template and buffer.startswith(self._template, pos):
+                if self._start and buffer.startswith(self._start, pos):
                     after = self._scan_run(buffer, pos, end)
                 elif self._ack_head and buffer.startswith(self._ack_head, pos):
                     after = self._scan_acks(buffer, pos, end)
@@ -142,20 +148,38 @@ class Scanner:
     # --- Runs -----------------------------------------------------------------------------------------------
 
     def _scan_run(self, buffer: bytes, pos: int, end: int) -> int:
-        """Messages that begin with the very bytes of the last one. Returns where they end."""
-        template = self._template
-        span = self._span
-        skip = self._method_bytes
+        """Messages that begin as the last one did, up to the body size: that may differ. Returns where they end."""
+        same_start, same_size, same_properties = self._start, self._size, self._properties
+        size_at = len(same_start)
+        properties_at = size_at + 8
+        body_size_at = properties_at + len(same_properties)
+        method_bytes = self._method_bytes
+        body_bytes_max = min(self.message_bytes_max, self.frame_bytes_max - FRAME_OVERHEAD_BYTES)
+        same_bytes = body_size_at + 4 + self._body_bytes + 1
         contents: list[bytes] = []
-        stop = pos + span
-        while stop <= end and buffer[stop - 1] == FRAME_END and buffer.startswith(template, pos):
-            contents.append(buffer[pos + skip : stop])
+        content_bytes = 0
+        while True:
+            if buffer.startswith(same_size, pos + size_at):
+                stop = pos + same_bytes
+            elif buffer.startswith(same_properties, pos + properties_at):
+                if end - pos < body_size_at + 4:
+                    break
+                (body_bytes,) = _U64.unpack_from(buffer, pos + size_at)
+                (frame_bytes,) = _U32.unpack_from(buffer, pos + body_size_at)
+                stop = pos + body_size_at + 4 + body_bytes + 1
+                if body_bytes != frame_bytes or not 0 < body_bytes <= body_bytes_max:
+                    break
+            else:
+                break
+            if stop > end or buffer[stop - 1] != FRAME_END:
+                break
+            contents.append(buffer[pos + method_bytes : stop])
+            content_bytes += stop - pos - method_bytes
             pos = stop
-            stop += span
+            if not buffer.startswith(same_start, pos):
+                break
         if contents:
-            self._receiver.on_publish(self._channel, self._frame, contents, len(contents) * (span - skip))
-            return pos
-        if stop > end and span <= _AWAITED_BYTES_MAX:
+            self._receiver.on_publish(self._channel, self._frame, contents, content_bytes)
             return pos
         return self._scan_frame(buffer, pos, end)
 
@@ -187,7 +211,7 @@ class Scanner:
     # --- Single frames --------------------------------------------------------------------------------------
 
     def _scan_frame(self, buffer: bytes, pos: int, end: int) -> int:
-        """One frame, or one publish with its content when all of it is there. Returns `pos` when bytes are missing."""
+        """One frame, or one publish and its content when all of it is there. Returns `pos` when bytes are missing."""
         kind, channel, size = _HEAD.unpack_from(buffer, pos)
         stop: int = pos + size + FRAME_OVERHEAD_BYTES
         if stop - pos > self.frame_bytes_max:
@@ -255,16 +279,16 @@ class Scanner:
                     and buffer[content_end - 1] == FRAME_END
                     and _HEAD.unpack_from(buffer, body_at) == (FRAME_BODY, channel, body_bytes)
                 ):
-                    self._template = buffer[pos : body_at + 7]
-                    self._span = content_end - pos
+                    self._start = buffer[pos : stop + _BODY_SIZE_AT]
+                    self._size = buffer[stop + _BODY_SIZE_AT : body_at + 7]
+                    self._properties = buffer[stop + _BODY_SIZE_AT + 8 : body_at + 3]
+                    self._body_bytes = body_bytes
                     self._method_bytes = stop - pos
                     self._frame = buffer[pos:stop]
                     self._channel = channel
-                    self._receiver.on_publish(
-                        channel, self._frame, [buffer[stop:content_end]], content_end - stop
-                    )
+                    self._receiver.on_publish(channel, self._frame, [buffer[stop:content_end]], content_end - stop)
                     return content_end
-        self._template = b""  # a publish on this channel is an error now, so it must not be taken for a run
+        self._start = b""  # a publish on this channel is an error now, so it must not be taken for a run
         self._assemblies[channel] = _Assembly(buffer[pos:stop])
         return stop
 
@@ -307,7 +331,8 @@ class Scanner:
         self._assembly_bytes += len(frame)
         if self._assembly_bytes > self.assembly_bytes_max:
             raise WireError(
-                RESOURCE_ERROR, f"more than {self.assembly_bytes_max} bytes of unfinished contents on one connection"
+                RESOURCE_ERROR,
+                f"more than {self.assembly_bytes_max} bytes of unfinished contents on one connection",
             )
 
     def _complete(self, channel: int, assembly: _Assembly) -> None:

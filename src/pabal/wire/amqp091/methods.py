@@ -89,12 +89,8 @@ CONNECTION_START_OK: Final = _method(
 )
 CONNECTION_SECURE: Final = _method(10, 20, "connection.secure", "challenge:longstr")
 CONNECTION_SECURE_OK: Final = _method(10, 21, "connection.secure-ok", "response:longstr")
-CONNECTION_TUNE: Final = _method(
-    10, 30, "connection.tune", "channel_max:short frame_max:long heartbeat:short"
-)
-CONNECTION_TUNE_OK: Final = _method(
-    10, 31, "connection.tune-ok", "channel_max:short frame_max:long heartbeat:short"
-)
+CONNECTION_TUNE: Final = _method(10, 30, "connection.tune", "channel_max:short frame_max:long heartbeat:short")
+CONNECTION_TUNE_OK: Final = _method(10, 31, "connection.tune-ok", "channel_max:short frame_max:long heartbeat:short")
 CONNECTION_OPEN: Final = _method(10, 40, "connection.open", "virtual_host:shortstr -:shortstr -:bit")
 CONNECTION_OPEN_OK: Final = _method(10, 41, "connection.open-ok", "-:shortstr")
 CONNECTION_CLOSE: Final = _method(
@@ -103,9 +99,7 @@ CONNECTION_CLOSE: Final = _method(
 CONNECTION_CLOSE_OK: Final = _method(10, 51, "connection.close-ok")
 CONNECTION_BLOCKED: Final = _method(10, 60, "connection.blocked", "reason:shortstr")
 CONNECTION_UNBLOCKED: Final = _method(10, 61, "connection.unblocked")
-CONNECTION_UPDATE_SECRET: Final = _method(
-    10, 70, "connection.update-secret", "new_secret:longstr reason:shortstr"
-)
+CONNECTION_UPDATE_SECRET: Final = _method(10, 70, "connection.update-secret", "new_secret:longstr reason:shortstr")
 CONNECTION_UPDATE_SECRET_OK: Final = _method(10, 71, "connection.update-secret-ok")
 
 CHANNEL_OPEN: Final = _method(20, 10, "channel.open", "-:shortstr")
@@ -132,9 +126,7 @@ EXCHANGE_DECLARE: Final = _method(
     " arguments:table",
 )
 EXCHANGE_DECLARE_OK: Final = _method(40, 11, "exchange.declare-ok")
-EXCHANGE_DELETE: Final = _method(
-    40, 20, "exchange.delete", "-:short exchange:shortstr if_unused:bit no_wait:bit"
-)
+EXCHANGE_DELETE: Final = _method(40, 20, "exchange.delete", "-:short exchange:shortstr if_unused:bit no_wait:bit")
 EXCHANGE_DELETE_OK: Final = _method(40, 21, "exchange.delete-ok")
 EXCHANGE_BIND: Final = _method(
     40,
@@ -155,12 +147,9 @@ QUEUE_DECLARE: Final = _method(
     50,
     10,
     "queue.declare",
-    "-:short queue:shortstr passive:bit durable:bit exclusive:bit auto_delete:bit no_wait:bit"
-    " arguments:table",
+    "-:short queue:shortstr passive:bit durable:bit exclusive:bit auto_delete:bit no_wait:bit arguments:table",
 )
-QUEUE_DECLARE_OK: Final = _method(
-    50, 11, "queue.declare-ok", "queue:shortstr message_count:long consumer_count:long"
-)
+QUEUE_DECLARE_OK: Final = _method(50, 11, "queue.declare-ok", "queue:shortstr message_count:long consumer_count:long")
 QUEUE_BIND: Final = _method(
     50,
     20,
@@ -170,9 +159,7 @@ QUEUE_BIND: Final = _method(
 QUEUE_BIND_OK: Final = _method(50, 21, "queue.bind-ok")
 QUEUE_PURGE: Final = _method(50, 30, "queue.purge", "-:short queue:shortstr no_wait:bit")
 QUEUE_PURGE_OK: Final = _method(50, 31, "queue.purge-ok", "message_count:long")
-QUEUE_DELETE: Final = _method(
-    50, 40, "queue.delete", "-:short queue:shortstr if_unused:bit if_empty:bit no_wait:bit"
-)
+QUEUE_DELETE: Final = _method(50, 40, "queue.delete", "-:short queue:shortstr if_unused:bit if_empty:bit no_wait:bit")
 QUEUE_DELETE_OK: Final = _method(50, 41, "queue.delete-ok", "message_count:long")
 QUEUE_UNBIND: Final = _method(
     50, 50, "queue.unbind", "-:short queue:shortstr exchange:shortstr routing_key:shortstr arguments:table"
@@ -185,8 +172,7 @@ BASIC_CONSUME: Final = _method(
     60,
     20,
     "basic.consume",
-    "-:short queue:shortstr consumer_tag:shortstr no_local:bit no_ack:bit exclusive:bit no_wait:bit"
-    " arguments:table",
+    "-:short queue:shortstr consumer_tag:shortstr no_local:bit no_ack:bit exclusive:bit no_wait:bit arguments:table",
 )
 BASIC_CONSUME_OK: Final = _method(60, 21, "basic.consume-ok", "consumer_tag:shortstr")
 BASIC_CANCEL: Final = _method(60, 30, "basic.cancel", "consumer_tag:shortstr no_wait:bit")

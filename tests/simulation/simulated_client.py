@@ -1,0 +1,270 @@
+"""An AMQP 0-9-1 client of the simulation: a codec over `pabal.wire`, and what one connection knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from struct import Struct
+from typing import TYPE_CHECKING, Any
+
+from simulated_ledger import DEAD, Copy, Violation
+
+from pabal.session.amqp091.connection import Amqp091Session
+from pabal.wire.amqp091 import methods as m
+from pabal.wire.amqp091.content import build, decode_properties, encode_properties, property_bytes
+
+if TYPE_CHECKING:
+    from simulated_world import World
+
+FRAME_BYTES_MAX = 4096
+CHANNEL = 1
+HANDSHAKE = b"".join(
+    (
+        m.PROTOCOL_HEADER,
+        m.encode_method(
+            0,
+            m.CONNECTION_START_OK,
+            {"capabilities": {"consumer_cancel_notify": True}},
+            "PLAIN",
+            b"\0guest\0guest",
+            "en_US",
+        ),
+        m.encode_method(0, m.CONNECTION_TUNE_OK, 10, FRAME_BYTES_MAX, 0),
+        m.encode_method(0, m.CONNECTION_OPEN, "/"),
+        m.encode_method(CHANNEL, m.CHANNEL_OPEN),
+    )
+)
+PROPERTIES = {
+    (persistent, expiration): encode_properties(
+        {"delivery_mode": 2 if persistent else 1, "expiration": expiration, "headers": {"h": "x"}}
+    )
+    for persistent in (False, True)
+    for expiration in (None, "20")
+}
+
+_HEAD = Struct(">BHI")
+_KEY = Struct(">I")
+_BODY_BYTES = Struct(">Q")
+_QUIET = {m.CONNECTION_START.key, m.CONNECTION_TUNE.key, m.CONNECTION_OPEN_OK.key, m.CHANNEL_OPEN_OK.key}
+_FAULTS = {m.CONNECTION_CLOSE.key, m.CHANNEL_CLOSE.key, m.BASIC_RETURN.key}
+
+
+class Delivery:
+    """A message this client holds. `queue`: where it came from; `until_ms`: the lease's end, None for none."""
+
+    __slots__ = ("copy", "queue", "until_ms")
+
+    def __init__(self, copy: Copy, queue: str, until_ms: int | None) -> None:
+        self.copy = copy
+        self.queue = queue
+        self.until_ms = until_ms
+
+
+class Client:
+    """`held`: deliveries by tag, not settled. `published`: copies of each message by sequence number.
+    `replies`: methods the broker answered with, but for those below. `temporary`: it is there for one thing only."""
+
+    def __init__(self, world: World, name: str, temporary: bool = False) -> None:
+        self.world = world
+        self.name = name
+        self.temporary = temporary
+        self.confirming = False
+        self.stalled = False
+        self.closed = False
+        self.held: dict[int, Delivery] = {}
+        self.published: list[list[Copy]] = []
+        self.replies: list[m.Method] = []
+        self.consuming: dict[str, tuple[str, bool]] = {}
+        self.getting: list[tuple[str, bool]] = []
+        self.seq = 0
+        self.waiting = bytearray()
+        self._waiting_at = 0
+        self._effects: list[tuple[int, Callable[[], None]]] = []
+        self._first_unconfirmed = 1
+        self._settles: list[tuple[int, Copy]] = []  # how much was published before it, and what it settled
+        self.session: Amqp091Session = world.make_session(self)
+        self.send(HANDSHAKE)
+
+    # --- Sending --------------------------------------------------------------------------------------------
+
+    def send(self, data: bytes, effect: Callable[[], None] | None = None) -> None:
+        """To be sent; `effect` is called when the last byte has been."""
+        self.waiting += data
+        if effect is not None:
+            self._effects.append((self._waiting_at + len(self.waiting), effect))
+
+    def call(self, method: m.Method, *arguments: object, effect: Callable[[], None] | None = None) -> None:
+        self.send(m.encode_method(CHANNEL, method, *arguments), effect)
+
+    def feed(self, count: int | None = None) -> None:
+        """The broker reads `count` bytes of what was sent, or all."""
+        data = bytes(self.waiting if count is None else self.waiting[:count])
+        del self.waiting[: len(data)]
+        self._waiting_at += len(data)
+        while self._effects and self._effects[0][0] <= self._waiting_at:
+            self._effects.pop(0)[1]()
+        if data and not self.closed:
+            self.session.receive_data(data)
+
+    def confirm_select(self) -> None:
+        self.confirming = True
+        self.call(m.CONFIRM_SELECT, True)
+
+    def publish(
+        self, exchange: str, key: str, queues: list[str], persistent: bool, expiration: str | None, padding: int
+    ) -> None:
+        """`queues`: those it must be routed to."""
+        self.seq += 1
+        seq = self.seq
+        body = b"id=%s-%06d;" % (self.name.encode(), seq) + bytes(padding)
+
+        def sent() -> None:
+            copies = self.world.ledger.sent(self.name, seq, queues, persistent)
+            if self.confirming:
+                self.published.append(copies)
+
+        frame = m.encode_method(CHANNEL, m.BASIC_PUBLISH, exchange, key, False, False)
+        self.send(frame + build(PROPERTIES[(persistent, expiration)], body, CHANNEL, FRAME_BYTES_MAX), sent)
+
+    def consume(self, queue: str, tag: str, no_ack: bool, prefetch: int, shared: bool) -> None:
+        self.call(m.BASIC_QOS, 0, prefetch, shared)
+        self.consuming[tag] = (queue, no_ack)
+        self.call(m.BASIC_CONSUME, queue, tag, False, no_ack, False, True, {})
+
+    def get(self, queue: str, no_ack: bool) -> None:
+        self.getting.append((queue, no_ack))
+        self.call(m.BASIC_GET, queue, no_ack)
+
+    def settle(self, tag: int, kind: str, multiple: bool) -> None:
+        """`kind`: ack, reject, requeue."""
+        tags = [t for t in self.held if t <= tag] if multiple else [tag]
+        deliveries = [self.held.pop(t) for t in tags]
+
+        def sent() -> None:
+            for delivery in deliveries:
+                self._settled(delivery, kind)
+
+        if kind == "ack":
+            self.call(m.BASIC_ACK, tag, multiple, effect=sent)
+        elif multiple:
+            self.call(m.BASIC_NACK, tag, True, kind == "requeue", effect=sent)
+        else:
+            self.call(m.BASIC_REJECT, tag, kind == "requeue", effect=sent)
+
+    def _settled(self, delivery: Delivery, kind: str) -> None:
+        """The ledger's side of a settle: whether it ends the copy, and whether that is certain."""
+        copy = delivery.copy
+        if kind == "requeue" or (kind == "reject" and delivery.queue != DEAD and copy.spec.dead_letters):
+            return
+        late = delivery.until_ms is not None and self.world.now_ms >= delivery.until_ms
+        if late or self.session._scanner.paused:
+            copy.may_go = True  # the lease may have run out when this is read: then it is ignored
+            return
+        self.world.ledger.settled(copy)
+        if self.confirming:
+            self._settles.append((len(self.published), copy))
+
+    @property
+    def unconfirmed(self) -> int:
+        """How many messages the broker has had and not confirmed."""
+        return len(self.published) + 1 - self._first_unconfirmed
+
+    # --- Receiving ------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """See turn.Writer: what the session wrote reaches the client at once."""
+        session = self.session
+        data = b"".join(session.take_output(self.world.now_ms))
+        position = 0
+        while position < len(data):
+            position = self._receive(data, position)
+        if session.closed:
+            self.closed = True
+        elif session.congested and not self.stalled:
+            session.decongest()
+            self.world.turn_open = True
+
+    def _receive(self, data: bytes, position: int) -> int:
+        kind, channel, size = _HEAD.unpack_from(data, position)
+        end: int = position + size + 8
+        if data[end - 1] != m.FRAME_END or size + 8 > FRAME_BYTES_MAX:
+            raise Violation(f"a bad frame: {data[position:end]!r}")
+        if kind == m.FRAME_HEARTBEAT:
+            return end
+        key: int = _KEY.unpack_from(data, position + 7)[0]
+        method = m.METHODS[key]
+        arguments: Any = m.decode_arguments(method, data[position + 7 : end - 1])
+        if method.has_content:
+            start = end
+            left: int = _BODY_BYTES.unpack_from(data, start + 11)[0]
+            end = start + _HEAD.unpack_from(data, start)[2] + 8
+            while left:
+                _, body_channel, size = _HEAD.unpack_from(data, end)
+                if body_channel != channel or size + 8 > FRAME_BYTES_MAX:
+                    raise Violation(f"a bad body frame: {data[end : end + size + 8]!r}")
+                left -= size
+                end += size + 8
+            self._delivered(method, arguments, data[start:end])
+        elif key in (m.BASIC_ACK.key, m.BASIC_NACK.key):
+            self._confirmed(arguments[0], arguments[1], key == m.BASIC_ACK.key)
+        elif key == m.BASIC_CANCEL.key:
+            self.consuming.pop(arguments[0], None)
+        elif key in _FAULTS:
+            raise Violation(f"{self.name} got {method.name}: {arguments}")
+        elif key == m.BASIC_GET_EMPTY.key:
+            self.getting.pop(0)
+        elif key not in _QUIET:
+            self.replies.append(method)
+        return end
+
+    def _delivered(self, method: m.Method, arguments: Any, content: bytes) -> None:
+        if method is m.BASIC_DELIVER:
+            consumer, tag, redelivered, _, _ = arguments
+            queue, no_ack = self.consuming[consumer]
+        else:
+            tag, redelivered, _, _, _ = arguments
+            consumer = "get"
+            queue, no_ack = self.getting.pop(0)
+        ledger = self.world.ledger
+        copy = ledger.delivered((self.name, consumer), queue, content, redelivered)
+        if self.world.note is not None:
+            self.world.note("   ", self.name, consumer, "gets", copy.name, "as", tag, "again" if redelivered else "")
+        spec = ledger.specs[queue]
+        if spec.limit is not None:
+            self._check_attempts(copy, spec.limit, content)
+        if no_ack:
+            ledger.settled(copy)
+        else:
+            until_ms = None if spec.lease_ms is None else self.world.now_ms + spec.lease_ms
+            self.held[tag] = Delivery(copy, queue, until_ms)
+
+    def _check_attempts(self, copy: Copy, limit: int, content: bytes) -> None:
+        headers: Any = decode_properties(property_bytes(content)).get("headers", {})
+        attempts = headers.get("x-delivery-count", 0)
+        if attempts > limit:
+            raise Violation(f"{copy.name} is delivered after {attempts} attempts, and {limit} is the limit")
+        if attempts >= copy.deliveries:
+            raise Violation(f"{copy.name} is delivered for the {copy.deliveries}. time with count {attempts}")
+
+    def _confirmed(self, upto: int, multiple: bool, taken: bool) -> None:
+        if self.world.failed:
+            raise Violation(f"{self.name} got a confirm after the commit failed")
+        if self.world.note is not None:
+            self.world.note(
+                "   ", self.name, "gets", "ack" if taken else "nack", upto, "and before" if multiple else ""
+            )
+        first = self._first_unconfirmed if multiple else upto
+        if first <= self._first_unconfirmed:
+            self._first_unconfirmed = max(self._first_unconfirmed, upto + 1)
+        copies: list[Copy] = []
+        for seq in range(first, upto + 1):
+            copies += self.published[seq - 1]
+            self.published[seq - 1] = []
+        if taken:
+            self.world.ledger.confirmed(copies, self.world.disk)
+            durable = [copy for before, copy in self._settles if before < upto]
+            if durable:
+                self._settles = [mark for mark in self._settles if mark[0] >= upto]
+                for copy in durable:
+                    self.world.ledger.settle_is_durable(copy)
+        elif len(copies) == 1:
+            copies[0].refused = True

@@ -1,0 +1,185 @@
+"""The broker below its sockets, over a disk that survives: restart, turns, commits that end later, crashes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+from simulated_client import FRAME_BYTES_MAX, Client
+from simulated_ledger import Ledger
+
+import pabal.broker.backlog
+import pabal.broker.queue
+import pabal.session.amqp091.deliveries
+from pabal.broker.access import Access
+from pabal.broker.broker import Broker
+from pabal.model.definitions import UserDefinition
+from pabal.model.errors import StoreError
+from pabal.model.passwords import hash_password
+from pabal.server.turn import Turn
+from pabal.session.amqp091.connection import Amqp091Session
+from pabal.session.amqp091.container import Amqp091Container
+from pabal.session.amqp091.settings import SessionSettings
+from pabal.store.memory import Disk, MemoryStore
+
+START_MS = 1_700_000_000_000
+GUEST = UserDefinition("guest", hash_password("guest", b"salt", 16), ["*"])
+CONTAINER = Amqp091Container()
+SETTINGS = SessionSettings(frame_bytes_max=FRAME_BYTES_MAX, channel_max=10, heartbeat_seconds=0)
+
+Finish = Callable[[], None]
+Done = Callable[[StoreError | None], None]
+
+
+class World:
+    """One broker at a time. `clients`: those of this life. `failed`: a commit failed, so nothing may be confirmed.
+    `turn_open`: something was decided and the turn has not ended. `note` is told what clients are given, if set."""
+
+    def __init__(self, ledger: Ledger, store_class: type[MemoryStore] = MemoryStore) -> None:
+        self.ledger = ledger
+        self.disk = Disk()
+        self.now_ms = START_MS
+        self.note: Callable[..., None] | None = None
+        self._store_class = store_class
+        self._token = 0
+        self.start()
+
+    def start(self) -> None:
+        self.clients: list[Client] = []
+        self.commit: tuple[Finish, Done] | None = None
+        self.commit_finished = False
+        self.failed = False
+        self.turn_open = False
+        self.store = self._store_class({CONTAINER.code: CONTAINER}, self.disk)
+        self.broker = Broker(self.store, self.now_ms, self._next_token)
+        self.broker.add_vhost("/")
+        self.broker.put_user(GUEST)
+        self.access = Access(self.broker, b"key")
+        self.turn = Turn(self.broker, self.store, self._run_commit, self._fatal)
+
+    def _next_token(self) -> str:
+        self._token += 1
+        return str(self._token)
+
+    def _run_commit(self, finish: Finish, done: Done) -> None:
+        assert self.commit is None, "two commits at once"
+        self.commit = (finish, done)
+        self.commit_finished = False
+
+    def _fatal(self, error: StoreError) -> None:
+        if "planned" not in str(error):
+            raise error
+        self.failed = True
+
+    def make_session(self, client: Client) -> Amqp091Session:
+        self.broker.begin(self.now_ms)
+        self.clients.append(client)
+        return Amqp091Session(
+            self.broker,
+            self.access,
+            SETTINGS,
+            CONTAINER,
+            lambda: self.turn.writes(client),
+            lambda line: None,
+            True,
+        )
+
+    # --- What may happen ------------------------------------------------------------------------------------
+
+    def feed(self, client: Client, count: int | None = None) -> None:
+        self.broker.begin(self.now_ms)
+        client.feed(count)
+        if client.session.closed:
+            self.turn.writes(client)
+        self.turn_open = True
+
+    def lose(self, client: Client) -> None:
+        """The client's connection breaks."""
+        self.broker.begin(self.now_ms)
+        self.clients.remove(client)
+        client.closed = True
+        client.session.connection_lost()
+        self.turn_open = True
+
+    def end_turn(self) -> None:
+        self.turn_open = False
+        self.turn.end()
+        self._written()
+
+    def finish_commit(self) -> None:
+        """The disk has it."""
+        if self.commit is not None and not self.commit_finished:
+            self.commit[0]()
+            self.commit_finished = True
+
+    def end_commit(self, error: StoreError | None = None) -> None:
+        """The broker hears of it."""
+        if self.commit is None:
+            return
+        if error is None:
+            self.finish_commit()
+        _, done = self.commit
+        self.commit = None
+        self.broker.begin(self.now_ms)
+        done(error)
+        self._written()
+
+    def advance(self, ms: int) -> None:
+        """Time passes; what is due is done."""
+        if self.turn_open:
+            self.end_turn()
+        self.now_ms += ms
+        at_ms = self.broker.next_tick_ms()
+        if at_ms is not None and at_ms <= self.now_ms and not self.failed:
+            self.broker.tick(self.now_ms)
+            self.end_turn()
+
+    def crash(self) -> None:
+        """kill -9: only the disk is left. The ledger looks at it, and the broker starts again."""
+        self.ledger.crashed(self.disk)
+        self.now_ms += 1
+        self.start()
+
+    def settle_down(self) -> None:
+        """Until nothing is to be done without new input or time."""
+        for _ in range(10_000):
+            if self.turn_open or self.broker.scheduled:
+                self.end_turn()
+            elif self.commit is not None:
+                self.end_commit()
+            elif not self.store.journal.empty or self.broker.waiters:
+                self.end_turn()
+            else:
+                return
+        raise AssertionError("the broker never comes to rest")
+
+    def _written(self) -> None:
+        self.ledger.turn_written()
+        if self.commit is None and self.store.journal.empty and not self.failed and not self.turn.committing:
+            self.ledger.everything_is_durable()
+        for client in [client for client in self.clients if client.closed]:
+            self.clients.remove(client)
+            client.session.connection_lost()
+
+
+@contextmanager
+def limits(**values: int) -> Iterator[None]:
+    """Sets limits of the broker, where they are used, and sets them back."""
+    modules: tuple[ModuleType, ...] = (
+        pabal.broker.queue,
+        pabal.broker.backlog,
+        pabal.session.amqp091.deliveries,
+    )
+    before: list[tuple[ModuleType, str, int]] = []
+    for name, value in values.items():
+        users = [module for module in modules if hasattr(module, name)]
+        assert users, f"no module uses {name}"
+        for module in users:
+            before.append((module, name, getattr(module, name)))
+            setattr(module, name, value)
+    try:
+        yield
+    finally:
+        for module, name, value in before:
+            setattr(module, name, value)
