@@ -143,7 +143,9 @@ class BrokerProcess(BrokerAddress):
             time.sleep(0.01)
 
     def ensure_running(self) -> None:
-        """Starts the broker anew when an earlier test brought it down."""
+        """Starts the broker anew when an earlier test brought it down, or to a standstill."""
+        if self.is_running and not self.answers():
+            self.kill()
         if not self.is_running:
             self.start()
 

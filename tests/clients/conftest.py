@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pika
 import pytest
@@ -12,6 +13,16 @@ from pika.exceptions import AMQPError
 
 from broker_process import BrokerAddress
 from clients.pika_client import Connect, Names, open_connection
+
+
+TEST_SECONDS_MAX = 60
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A broker that never answers fails the test that waits for it, and not the whole run."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.timeout(TEST_SECONDS_MAX, method="signal"))
 
 
 @pytest.fixture

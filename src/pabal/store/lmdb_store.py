@@ -24,6 +24,7 @@ from pabal.model.definitions import QueueDefinition, decode_definition
 from pabal.model.errors import StoreError
 from pabal.model.limits import DROPS_PER_COMMIT_MAX, MAP_BYTES
 from pabal.model.message import Container, Message
+from pabal.store.check import readable
 from pabal.store.interface import Loaded
 from pabal.store.journal import Batch, Journal, QueueLog, QueueState, message_key
 from pabal.store.record import RecordReader
@@ -71,14 +72,15 @@ class LmdbStore:
             self._page_bytes = self._env.stat()["psize"]
             self._check_length(path)
             self._residency.mapped()
-            self._check_format(path)
+            new = self._check_format(path)
             self._messages = self._env.open_db(b"messages")
             self._queues = self._env.open_db(b"queues")
             self._definitions = self._env.open_db(b"definitions")
             self._dropping = self._env.open_db(b"drops")
             self._meta = self._env.open_db(b"meta")
-            with self._env.begin(write=True) as transaction:
-                transaction.put(b"format", str(FORMAT_VERSION).encode(), db=self._meta)
+            if new:
+                with self._env.begin(write=True) as transaction:
+                    transaction.put(b"format", str(FORMAT_VERSION).encode(), db=self._meta)
         except (lmdb.Error, OSError) as error:
             raise StoreError(f"{path} cannot be opened: {_reason(error)}") from None
 
@@ -90,25 +92,16 @@ class LmdbStore:
         if size >= needed:
             return
         os.truncate(path, needed)
-        try:
-            with self._env.begin() as transaction:
-                for name in [bytes(key) for key, _ in transaction.cursor()]:
-                    database = self._env.open_db(name, txn=transaction, create=False)
-                    for key, value in transaction.cursor(db=database):
-                        if name == b"messages":
-                            self._reader.decode(int.from_bytes(key[8:], "big"), value)
-        except (lmdb.Error, StoreError) as error:
+        if not readable(path):
             os.truncate(path, size)
-            raise StoreError(
-                f"{path} is damaged: {size} bytes long where {needed} are needed ({_reason(error)})"
-            ) from None
+            raise StoreError(f"{path} is damaged: {size} bytes long where {needed} are needed")
 
-    def _check_format(self, path: Path) -> None:
-        """Refuses a file of a later format before anything in it is touched."""
+    def _check_format(self, path: Path) -> bool:
+        """Refuses a file of a later format before anything in it is touched. True: the file is new."""
         with self._env.begin() as transaction:
             names = {bytes(key) for key, _ in transaction.cursor()}
             if not names:
-                return  # a new file
+                return True
             if b"meta" not in names:
                 raise StoreError(f"{path} was not written by Pabal, or is damaged")
             meta = self._env.open_db(b"meta", txn=transaction, create=False)
@@ -118,6 +111,7 @@ class LmdbStore:
                 f"{path} has format {version.decode(errors='replace')!r}; this Pabal reads format "
                 f"{FORMAT_VERSION}. A newer Pabal wrote it: use that one, or another --data directory"
             )
+        return False
 
     # --- Reading --------------------------------------------------------------------------------------------
 
