@@ -14,7 +14,6 @@ from pika.exceptions import AMQPError
 from broker_process import BrokerAddress
 from clients.pika_client import Connect, Names, open_connection
 
-
 TEST_SECONDS_MAX = 60
 
 

@@ -167,7 +167,7 @@ def connection_error(connection: BlockingConnection, code: int, text: str) -> It
     """The block makes the broker close the whole connection with exactly this."""
     with pytest.raises(ConnectionClosedByBroker) as caught:
         yield
-        connection.channel()
+        wait_until(connection, lambda: False)
     assert (caught.value.reply_code, caught.value.reply_text) == (code, text)
     assert connection.is_closed
 

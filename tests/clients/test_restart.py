@@ -228,8 +228,9 @@ def test_kill_in_the_middle_of_publishing(session: Session) -> None:
             session.connection.process_data_events(time_limit=0)
         confirmed += [before + tag for tag in sorted(confirmations.acked)]
         session.restart(kill=True)
+    count = ready_count(session.channel, "q")
     inbox = Inbox(session.channel, "q", auto_ack=True)
-    inbox.wait(ready_count(session.connection.channel(), "q") + len(inbox.received))
+    inbox.wait(count)
     found = [int(body) for body in inbox.bodies]
     assert found == sorted(set(found))
     assert set(confirmed) <= set(found)

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from pabal.model.errors import StoreError
-from pabal.model.limits import CLOSE_SECONDS_MAX, OUTPUT_BYTES_HIGH, OUTPUT_BYTES_LOW, REPLY_BYTES_MAX
+from pabal.model.limits import CLOSE_SECONDS_MAX, OUTPUT_BYTES_HIGH, OUTPUT_BYTES_LOW
 from pabal.session.amqp091.connection import Amqp091Session
 
 if TYPE_CHECKING:
     from pabal.server.server import Server
 
 _JOINED_BYTES_MAX = 256 * 1024
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 
 
 class Connection(asyncio.Protocol):
@@ -49,17 +50,19 @@ class Connection(asyncio.Protocol):
         self._server.add(self)
 
     def data_received(self, data: bytes) -> None:
-        server = self._server
-        server.begin_turn()
-        try:
-            self.session.receive_data(data)
-        except StoreError as error:
-            server.fatal(error)
-            return
-        except Exception:
-            server.log.exception("%s: internal error, connection closed", self.peer)
-            self.session.fail_internally()
+        self._server.begin_turn()
+        self._guarded(lambda: self.session.receive_data(data))
         self.after_input()
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        """An error of ours while one connection is served ends that connection; one of the store ends the broker."""
+        try:
+            action()
+        except StoreError as error:
+            self._server.fatal(error)
+        except Exception:
+            self._server.log.exception("%s: internal error, connection closed", self.peer)
+            self.session.fail_internally()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.begin_turn()
@@ -74,11 +77,7 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._writing_paused = False
-        self._server.begin_turn()
-        self.session.reply_bytes = 0
-        self.session.decongest()
-        if not self._server.overloaded:
-            self.resume_reading()
+        self._unblock()
 
     # --- From the turn --------------------------------------------------------------------------------------
 
@@ -96,18 +95,24 @@ class Connection(asyncio.Protocol):
                 transport.writelines(pieces)
         if session.closed:
             self._close()
-        elif not self._writing_paused:
-            session.reply_bytes = 0
-            if session.congested:  # it was only this turn's output that was too much
-                self._server.begin_turn()
-                session.decongest()
+        elif not self._writing_paused and session.drained():
+            self._unblock()
+        elif self._reading_paused:
+            self.after_input()
+
+    def _unblock(self) -> None:
+        self._server.begin_turn()
+        self._guarded(self.session.unblock)
+        self.after_input()
 
     def after_input(self) -> None:
-        """Closes or stops reading, as the session's state asks for."""
+        """Closes, stops reading or reads on, as the session's state asks for."""
         if self.session.closed:
             self._server.turn.writes(self)
-        elif self._server.overloaded or (self._writing_paused and self.session.reply_bytes > REPLY_BYTES_MAX):
+        elif self.session.blocked or self._server.overloaded:
             self._pause_reading()
+        else:
+            self._resume_reading()
 
     def tick(self, now_ms: int) -> None:
         """Once a second: heartbeats and deadlines."""
@@ -120,21 +125,17 @@ class Connection(asyncio.Protocol):
             self.session.tick(now_ms)
             self.after_input()
 
-    def resume_reading(self) -> None:
+    def _resume_reading(self) -> None:
         if self._reading_paused and not self._transport.is_closing():
             self._reading_paused = False
             self._transport.resume_reading()
-
-    @property
-    def stuck(self) -> bool:
-        """Its peer does not read, so it is not read."""
-        return self._writing_paused and self.session.reply_bytes > REPLY_BYTES_MAX
 
     def abort(self) -> None:
         self._transport.abort()
 
     def log(self, event: str) -> None:
-        self._server.log.info("%s %s", self.peer, event)
+        """One line, whatever names the peer chose."""
+        self._server.log.info("%s %s", self.peer, event.translate(_CONTROLS))
 
     def _pause_reading(self) -> None:
         if not self._reading_paused and not self._transport.is_closing():

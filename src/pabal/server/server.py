@@ -194,9 +194,8 @@ class Server:
             done(error)
         if self._overloaded and not self.turn.overloaded:
             self._overloaded = False
-            for connection in self._connections:
-                if not connection.stuck:
-                    connection.resume_reading()
+            for connection in list(self._connections):
+                connection.after_input()
         self._set_timer()
 
     # --- Time -----------------------------------------------------------------------------------------------

@@ -47,11 +47,13 @@ class Batch:
 
 
 class Journal:
-    """Gathers changes between two commits. `unsaved_bytes`: contents waiting, for back-pressure."""
+    """Gathers changes between two commits. `unsaved_bytes`: contents waiting, for back-pressure. `committing`: a
+    commit has begun and is not done."""
 
     def __init__(self) -> None:
         self.dirty: list[QueueLog] = []
         self.unsaved_bytes = 0
+        self.committing = False
         self._definitions: dict[bytes, bytes | None] = {}
         self._drops: list[tuple[int, int, int]] = []
         self._gone: list[int] = []
@@ -82,9 +84,15 @@ class Journal:
     def empty(self) -> bool:
         return not (self.dirty or self._definitions or self._drops or self._gone)
 
+    @property
+    def durable(self) -> bool:
+        """All that was ever gathered is in the store for good."""
+        return self.empty and not self.committing
+
     def take(self) -> tuple[Batch, list[QueueLog]]:
         """All that was gathered, as one batch; and the logs it came from, to be told when it is durable."""
         batch = Batch(definitions=list(self._definitions.items()), drops=self._drops, gone=self._gone)
+        self.committing = True
         logs = self.dirty
         self.dirty = []
         self._definitions = {}

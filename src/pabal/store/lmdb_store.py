@@ -191,6 +191,7 @@ class LmdbStore:
             self._transaction = None
 
     def done(self) -> None:
+        self.journal.committing = False
         batch = self._batch
         if batch.puts or batch.deletes:
             self._residency.touched(256 * (len(batch.puts) + len(batch.deletes)))

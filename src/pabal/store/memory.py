@@ -102,6 +102,7 @@ class MemoryStore:
         self.disk.apply(self._batch)
 
     def done(self) -> None:
+        self.journal.committing = False
         self._batch = None
         for log in self._logs:
             log.durable_position = log.taken_position

@@ -52,7 +52,7 @@ class Channel:
         handler(self, *arguments)
 
     def reply(self, method: m.Method, *arguments: object) -> None:
-        self.session.write_reply(m.encode_method(self.number, method, *arguments))
+        self.session.write(m.encode_method(self.number, method, *arguments))
 
     def durable(self, upto: int) -> None:
         """See broker.Waiter: what was published up to this number may be confirmed."""

@@ -14,6 +14,7 @@ from pabal.model.limits import (
     FRAME_BYTES_MIN,
     HANDSHAKE_SECONDS_MAX,
     OUTPUT_BYTES_HIGH,
+    REPLY_BYTES_MAX,
 )
 from pabal.model.message import Container
 from pabal.session.amqp091.channel import Channel
@@ -89,7 +90,6 @@ class Amqp091Session:
         self.frame_bytes_max = settings.frame_bytes_max
         self.congested = False
         self.wants_cancel_notify = False
-        self.reply_bytes = 0
         self._access = access
         self._settings = settings
         self._on_output = on_output
@@ -98,6 +98,8 @@ class Amqp091Session:
         self._header = b""
         self._output: list[bytes] = []
         self._output_bytes = 0
+        self._reply_bytes = 0
+        self._stalled = False
         self._held: list[bytes] = []
         self._channels: dict[int, Channel] = {}
         self._closing_channels: set[int] = set()
@@ -118,7 +120,7 @@ class Amqp091Session:
 
     # --- Output ---------------------------------------------------------------------------------------------
 
-    def write(self, data: bytes) -> None:
+    def write_delivery(self, data: bytes) -> None:
         """To be sent at the end of the turn."""
         output = self._output
         if not output:
@@ -128,26 +130,58 @@ class Amqp091Session:
         if self._output_bytes > OUTPUT_BYTES_HIGH:
             self.congested = True
 
-    def write_reply(self, data: bytes) -> None:
-        """The same, counted: a peer that causes replies and does not read them is stopped by this."""
-        self.reply_bytes += len(data)
-        self.write(data)
+    def write(self, data: bytes) -> None:
+        """The same for all that the peer itself causes: when it is much, nothing more is taken from the peer
+        until it has read it."""
+        self._reply_bytes += len(data)
+        if self._reply_bytes > REPLY_BYTES_MAX and not self._stalled:
+            self._stalled = True
+            self._scanner.paused = True
+        self.write_delivery(data)
 
     def write_durable(self, channel: int, method: m.Method, *arguments: object) -> None:
         """An answer that promises something durable: sent, and the connection read on, after the next commit."""
-        self._held.append(m.encode_method(channel, method, *arguments))
+        frame = m.encode_method(channel, method, *arguments)
+        if self.broker.store.journal.durable:
+            self.write(frame)
+            return
+        self._held.append(frame)
         self._scanner.paused = True
         self.broker.await_durable(self, 0)
 
     def durable(self, upto: int) -> None:
         """See broker.Waiter."""
         held, self._held = self._held, []
-        if self.state != "open":
-            return
-        for frame in held:
-            self.write_reply(frame)
-        self._scanner.paused = False
-        self._scan(b"")
+        if self.state == "open":
+            for frame in held:
+                self.write(frame)
+            self._go_on()
+
+    def drained(self) -> bool:
+        """The output was written and the peer keeps up. True: there was too much of it, so `unblock` is due."""
+        self._reply_bytes = 0
+        return self._stalled or self.congested
+
+    def unblock(self) -> None:
+        """The peer has read its output: scan on, and deliver again."""
+        self._reply_bytes = 0
+        self._stalled = False
+        self._go_on()
+        if self.congested:
+            self.congested = False
+            for channel in self._channels.values():
+                for consumer in channel.consumers.values():
+                    consumer.queue.schedule()
+
+    def _go_on(self) -> None:
+        if not self._held and not self._stalled and self._scanner.paused and self.state != "closed":
+            self._scanner.paused = False
+            self._scan(b"")
+
+    @property
+    def blocked(self) -> bool:
+        """Nothing more is to be read: an answer waits for the disk, or answers for the peer to read them."""
+        return self._scanner.paused
 
     def take_output(self, now_ms: int) -> list[bytes]:
         """What is to be sent, in order, the pieces to be joined."""
@@ -156,13 +190,6 @@ class Amqp091Session:
         self._output_bytes = 0
         self._sent_ms = now_ms
         return output
-
-    def decongest(self) -> None:
-        """The peer has read: deliver again."""
-        self.congested = False
-        for channel in self._channels.values():
-            for consumer in channel.consumers.values():
-                consumer.queue.schedule()
 
     # --- Input ----------------------------------------------------------------------------------------------
 
@@ -383,7 +410,7 @@ class Amqp091Session:
             if method is m.CHANNEL_OPEN:
                 raise WireError(codes.CHANNEL_ERROR, "second 'channel.open' seen")
             if method is m.CHANNEL_CLOSE:
-                self.write_reply(m.encode_method(number, m.CHANNEL_CLOSE_OK))
+                self.write(m.encode_method(number, m.CHANNEL_CLOSE_OK))
             if method is m.CHANNEL_CLOSE_OK:
                 self._closing_channels.discard(number)
                 self._scanner.forget_channel(number)
@@ -398,13 +425,13 @@ class Amqp091Session:
                 self._fail(WireError(codes.NOT_ALLOWED, text))
                 return
             self._channels[number] = Channel(self, number)
-            self.write_reply(m.encode_method(number, m.CHANNEL_OPEN_OK))
+            self.write(m.encode_method(number, m.CHANNEL_OPEN_OK))
         elif method is m.CHANNEL_CLOSE:
             channel = self._channel(number, method)
             if channel is not None:
                 del self._channels[number]
                 channel.close()
-                self.write_reply(m.encode_method(number, m.CHANNEL_CLOSE_OK))
+                self.write(m.encode_method(number, m.CHANNEL_CLOSE_OK))
         elif method is m.CHANNEL_CLOSE_OK:
             self._channel(number, method)
 
@@ -434,9 +461,7 @@ class Amqp091Session:
         self._channels.pop(channel.number, None)
         self._closing_channels.add(channel.number)
         channel.close()
-        self.write_reply(
-            m.encode_method(channel.number, m.CHANNEL_CLOSE, code, text, method.class_id, method.method_id)
-        )
+        self.write(m.encode_method(channel.number, m.CHANNEL_CLOSE, code, text, method.class_id, method.method_id))
 
     def _fail(self, error: WireError) -> None:
         """Closes the connection with the error's code, unless that is under way."""
@@ -449,7 +474,8 @@ class Amqp091Session:
         self._release()
         self.state = "closing"
         self._begun_ms = self.broker.now_ms
-        self._scanner.paused = False
+        self._held.clear()
+        self._scanner.paused = self._stalled
         self.write(m.encode_method(0, m.CONNECTION_CLOSE, error.code, text, error.class_id, error.method_id))
 
     def shut_down(self, reason: str) -> None:

@@ -95,12 +95,12 @@ class ChannelConsumer(Consumer):
                 unsettled[tag] = message
             if len(content) > _JOINED_BYTES_MAX:
                 last = chunks.pop()
-                channel.session.write(b"".join(chunks))
-                channel.session.write(last)
+                channel.session.write_delivery(b"".join(chunks))
+                channel.session.write_delivery(last)
                 chunks = []
         channel.last_delivery = tag
         if chunks:
-            channel.session.write(b"".join(chunks))
+            channel.session.write_delivery(b"".join(chunks))
 
     def _encode_around(self, envelope: Envelope) -> None:
         """The basic.deliver frame but for its delivery tag: the same for all messages of an envelope."""

@@ -131,7 +131,7 @@ class Publisher:
             self._confirmed = refused
         self._acknowledge(upto, frames)
         if frames:
-            self._channel.session.write_reply(b"".join(frames))
+            self._channel.session.write(b"".join(frames))
 
     def _acknowledge(self, upto: int, frames: list[bytes]) -> None:
         if upto > self._confirmed:

@@ -44,6 +44,8 @@ _BODY_SIZE_AT: Final = 11
 """Where a content header frame has its body size: behind the frame's head, class id and weight."""
 _ACK_BYTES: Final = 21
 _ACK_HEAD_BYTES: Final = 11
+_PIECE_OVERHEAD_BYTES: Final = 64
+"""What a frame costs to keep besides its bytes, about: bodies may come in frames of one byte."""
 _AWAITED_BYTES_MAX: Final = 65_536
 """A message that is smaller than this and not all there is waited for; a larger one is assembled."""
 
@@ -98,6 +100,7 @@ class Scanner:
         self.assembly_bytes_max = assembly_bytes_max
         self.paused = False
         self._rest = b""
+        self._rest_at = 0  # where in it to go on: cut off only when more comes
         self._assemblies: dict[int, _Assembly] = {}
         self._assembly_bytes = 0
         # The last message that was whole in one body frame: what stands before its body size; from there up to its
@@ -115,13 +118,17 @@ class Scanner:
     @property
     def waiting_bytes(self) -> int:
         """Bytes received and not yet scanned."""
-        return len(self._rest)
+        return len(self._rest) - self._rest_at
 
     def receive(self, data: bytes) -> None:
         """Scans `data` behind what was left over from before."""
-        buffer = self._rest + data if self._rest else data
+        pos = self._rest_at
+        if data:
+            buffer = self._rest[pos:] + data if pos < len(self._rest) else data
+            pos = 0
+        else:
+            buffer = self._rest
         end = len(buffer)
-        pos = 0
         try:
             while end - pos >= _HEAD.size and not self.paused:
                 if self._start and buffer.startswith(self._start, pos):
@@ -136,8 +143,12 @@ class Scanner:
         except WireError:
             # What follows the frame that was wrong is scanned on, for the answer to our connection.close.
             self._rest = buffer[pos + _HEAD.unpack_from(buffer, pos)[2] + FRAME_OVERHEAD_BYTES :]
+            self._rest_at = 0
             raise
-        self._rest = buffer[pos:] if pos else buffer
+        if pos == end:
+            self._rest, self._rest_at = b"", 0
+        else:
+            self._rest, self._rest_at = buffer, pos
 
     def forget_channel(self, channel: int) -> None:
         """The channel is gone, and what was unfinished on it."""
@@ -241,8 +252,11 @@ class Scanner:
     def _scan_method(self, buffer: bytes, pos: int, stop: int, end: int, channel: int, size: int) -> int:
         if size < 4:
             raise WireError(FRAME_ERROR, "a method frame without a method")
-        if channel in self._assemblies:
-            raise _unexpected(self._assemblies[channel], "")
+        assembly = self._assemblies.get(channel)
+        if assembly is not None:
+            if not assembly.skipped:
+                raise _unexpected(assembly, "")
+            self.forget_channel(channel)  # the peer was told that it is too large and does not send the rest
         (key,) = _U32.unpack_from(buffer, pos + 7)
         if key == BASIC_PUBLISH.key:
             return self._scan_publish(buffer, pos, stop, end, channel)
@@ -289,7 +303,8 @@ class Scanner:
                     self._receiver.on_publish(channel, self._frame, [buffer[stop:content_end]], content_end - stop)
                     return content_end
         self._start = b""  # a publish on this channel is an error now, so it must not be taken for a run
-        self._assemblies[channel] = _Assembly(buffer[pos:stop])
+        assembly = self._assemblies[channel] = _Assembly(buffer[pos:stop])
+        self._count(assembly, stop - pos)
         return stop
 
     # --- Contents in pieces ---------------------------------------------------------------------------------
@@ -327,8 +342,11 @@ class Scanner:
         if assembly.skipped:
             return
         assembly.pieces.append(frame)
-        assembly.size += len(frame)
-        self._assembly_bytes += len(frame)
+        self._count(assembly, len(frame))
+
+    def _count(self, assembly: _Assembly, frame_bytes: int) -> None:
+        assembly.size += frame_bytes + _PIECE_OVERHEAD_BYTES
+        self._assembly_bytes += frame_bytes + _PIECE_OVERHEAD_BYTES
         if self._assembly_bytes > self.assembly_bytes_max:
             raise WireError(
                 RESOURCE_ERROR,
