@@ -25,6 +25,7 @@ from pabal.store.memory import MemoryStore
 from pabal.wire.amqp091 import methods as m
 
 CYCLES_A_RUN = 10
+STEPS = (10, 25, 50, 120)
 DEAD_LETTERING = (
     {"x-dead-letter-exchange": "dlx"},
     {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": DEAD},
@@ -124,6 +125,8 @@ class Run:
             (self.replace_queue, 0.5),
             (self.recover, 1),
         )
+        for _ in range(chance.randint(1, 4)):
+            self.connect()
         chosen = chance.choices([a for a, _ in actions], [w for _, w in actions], k=steps)
         for action in chosen:
             action()
@@ -218,8 +221,7 @@ class Run:
         client = self._client(consuming=True)
         if client is not None:
             self._note("recover", client.name)
-            client.held.clear()
-            client.call(m.BASIC_RECOVER, True)
+            client.recover()
             self._feed(client, whole=True)
 
     def disconnect(self) -> None:
@@ -238,21 +240,19 @@ class Run:
             client.call(m.BASIC_CANCEL, tag, True)  # deliveries may still be under way: it stays in `consuming`
         else:
             self._note("close", client.name)
-            client.send(m.encode_method(0, m.CONNECTION_CLOSE, 200, "bye", 0, 0))
+            client.close()
         self._feed(client)
 
     def stall(self) -> None:
         """The client stops reading, or reads again."""
         if self.world.clients:
             client = self.chance.choice(self.world.clients)
-            client.stalled = not client.stalled
-            self._note("stalls" if client.stalled else "reads again", client.name)
+            self._note("reads again" if client.stalled else "stalls", client.name)
+            self.world.broker.begin(self.world.now_ms)
             if client.stalled:
-                client.session.congested = True
+                client.read_again()
             else:
-                self.world.broker.begin(self.world.now_ms)
-                client.session.decongest()
-                self.world.turn_open = True
+                client.stall()
 
     def ask_passively(self) -> None:
         """A question whose answer waits for a commit, and what the client sends after it waits with it."""
@@ -323,8 +323,7 @@ class Run:
         world = self.world
         for client in list(world.clients):
             if client.stalled:
-                client.stalled = False
-                client.session.decongest()
+                client.read_again()
             world.feed(client)
         world.settle_down()
         for client in world.clients:
@@ -404,9 +403,9 @@ def run(
             current = Run(seed, store_class, trace)
             current.set_up(everything=True)
             for _ in range(cycles):
-                current.live(chance.choice((5, 15, 30, 60)))
+                current.live(chance.choice(STEPS))
                 current.crash()
-            current.live(chance.choice((5, 15, 30, 60)))
+            current.live(chance.choice(STEPS))
             current.rest()
             current.drain()
         except Exception as error:

@@ -69,6 +69,7 @@ class Client:
         self.temporary = temporary
         self.confirming = False
         self.stalled = False
+        self.leaving = False
         self.closed = False
         self.held: dict[int, Delivery] = {}
         self.published: list[list[Copy]] = []
@@ -118,7 +119,11 @@ class Client:
         body = b"id=%s-%06d;" % (self.name.encode(), seq) + bytes(padding)
 
         def sent() -> None:
+            if self.leaving:
+                return
             copies = self.world.ledger.sent(self.name, seq, queues, persistent)
+            if expiration is not None:
+                self.world.ledger.not_only_delivered.update(queues)
             if self.confirming:
                 self.published.append(copies)
 
@@ -133,6 +138,17 @@ class Client:
     def get(self, queue: str, no_ack: bool) -> None:
         self.getting.append((queue, no_ack))
         self.call(m.BASIC_GET, queue, no_ack)
+
+    def close(self) -> None:
+        def sent() -> None:
+            self.leaving = True
+
+        self.send(m.encode_method(0, m.CONNECTION_CLOSE, 200, "bye", 0, 0), sent)
+
+    def recover(self) -> None:
+        """All that it holds goes back."""
+        self.held.clear()
+        self.call(m.BASIC_RECOVER, True)
 
     def settle(self, tag: int, kind: str, multiple: bool) -> None:
         """`kind`: ack, reject, requeue."""
@@ -153,10 +169,12 @@ class Client:
     def _settled(self, delivery: Delivery, kind: str) -> None:
         """The ledger's side of a settle: whether it ends the copy, and whether that is certain."""
         copy = delivery.copy
+        if self.leaving:
+            return  # nobody reads it any more
         if kind == "requeue" or (kind == "reject" and delivery.queue != DEAD and copy.spec.dead_letters):
             return
         late = delivery.until_ms is not None and self.world.now_ms >= delivery.until_ms
-        if late or self.session._scanner.paused:
+        if late or self.session.blocked:
             copy.may_go = True  # the lease may have run out when this is read: then it is ignored
             return
         self.world.ledger.settled(copy)
@@ -179,9 +197,18 @@ class Client:
             position = self._receive(data, position)
         if session.closed:
             self.closed = True
-        elif session.congested and not self.stalled:
-            session.decongest()
-            self.world.turn_open = True
+        elif not self.stalled and session.drained():
+            self.read_again()
+
+    def stall(self) -> None:
+        """The client does not read: the server has more to write than the socket takes."""
+        self.stalled = True
+        self.session.congested = True
+
+    def read_again(self) -> None:
+        self.stalled = False
+        self.session.unblock()
+        self.world.turn_open = True
 
     def _receive(self, data: bytes, position: int) -> int:
         kind, channel, size = _HEAD.unpack_from(data, position)
@@ -210,6 +237,8 @@ class Client:
             self.consuming.pop(arguments[0], None)
         elif key in _FAULTS:
             raise Violation(f"{self.name} got {method.name}: {arguments}")
+        elif key == m.BASIC_RECOVER_OK.key:
+            self.held.clear()  # what was on its way when the broker took all back
         elif key == m.BASIC_GET_EMPTY.key:
             self.getting.pop(0)
         elif key not in _QUIET:

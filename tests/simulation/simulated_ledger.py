@@ -45,6 +45,10 @@ class QueueSpec:
         return self.arguments.get("x-consumer-timeout")
 
     @property
+    def expires(self) -> bool:
+        return "x-message-ttl" in self.arguments or "x-max-length" in self.arguments
+
+    @property
     def lossy(self) -> bool:
         drops = "x-max-length" in self.arguments and self.arguments.get("x-overflow") != "reject-publish"
         return not self.dead_letters and (drops or "x-message-ttl" in self.arguments)
@@ -113,6 +117,9 @@ class Ledger:
         self.copies: dict[CopyKey, Copy] = {}
         self.life = 0
         self.confirmed_count = self.delivered_count = 0
+        self.not_only_delivered: set[str] = set()
+        """Queues that messages left in this life in other ways too: these undone by a crash, older ones are there
+        again that were never delivered, and may come after younger ones that were."""
         self._unsafe: list[Copy] = []  # settled, and not known to be durable
         self._last_first: dict[tuple[str, str], int] = {}  # publisher, queue → highest number delivered first
         self._firsts: dict[tuple[str, str], list[int]] = {}  # the same of the turn that is being written
@@ -155,6 +162,7 @@ class Ledger:
 
     def may_be_gone(self, queue: str) -> None:
         """All of this queue's were purged, or not: the commit will tell."""
+        self.not_only_delivered.add(queue)
         for copy in self.copies.values():
             if copy.spec.name == queue or queue == DEAD:
                 copy.may_go = True
@@ -208,6 +216,10 @@ class Ledger:
         self._unsafe.clear()
         self._firsts.clear()
         self._runs.clear()
+        for publisher, queue in list(self._last_first):
+            if queue in self.not_only_delivered or self.specs[queue].expires:
+                del self._last_first[(publisher, queue)]
+        self.not_only_delivered.clear()
         found = on_disk(disk)
         kept: dict[CopyKey, Copy] = {}
         for key, copy in self.copies.items():

@@ -48,8 +48,11 @@ OUTPUT_BYTES_LOW: Final = 128 * 1024
 REPLY_BYTES_MAX: Final = 1024 * 1024
 """A peer that does not read is itself not read any more once this much of replies and confirms waits for it."""
 
-UNSAVED_BYTES_MAX: Final = 64 * 1024 * 1024
+UNSAVED_BYTES_MAX: Final = 16 * 1024 * 1024
 """Messages waiting for a commit: beyond this, publishers are not read until the commit is done."""
+
+TURN_BYTES_MAX: Final = 512 * 1024
+"""Read from one connection in one turn; what more it has sent waits until the others had theirs."""
 
 DISPATCH_MESSAGES_MAX: Final = 1024
 """Messages handed to one consumer in one step."""

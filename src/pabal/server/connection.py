@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from pabal.model.errors import StoreError
-from pabal.model.limits import CLOSE_SECONDS_MAX, OUTPUT_BYTES_HIGH, OUTPUT_BYTES_LOW
+from pabal.model.limits import CLOSE_SECONDS_MAX, OUTPUT_BYTES_HIGH, OUTPUT_BYTES_LOW, TURN_BYTES_MAX
 from pabal.session.amqp091.connection import Amqp091Session
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ class Connection(asyncio.Protocol):
         self._writing_paused = False
         self._reading_paused = False
         self._closed_at_ms = 0
+        self._turn = -1
+        self._turn_bytes = 0  # read in that turn
 
     # --- From asyncio ---------------------------------------------------------------------------------------
 
@@ -50,7 +52,12 @@ class Connection(asyncio.Protocol):
         self._server.add(self)
 
     def data_received(self, data: bytes) -> None:
-        self._server.begin_turn()
+        server = self._server
+        server.begin_turn()
+        if self._turn != server.turn_count:
+            self._turn = server.turn_count
+            self._turn_bytes = 0
+        self._turn_bytes += len(data)
         self._guarded(lambda: self.session.receive_data(data))
         self.after_input()
 
@@ -111,6 +118,9 @@ class Connection(asyncio.Protocol):
             self._server.turn.writes(self)
         elif self.session.blocked or self._server.overloaded:
             self._pause_reading()
+        elif self._turn == self._server.turn_count and self._turn_bytes > TURN_BYTES_MAX:
+            self._pause_reading()
+            self._server.after_turn.append(self)
         else:
             self._resume_reading()
 

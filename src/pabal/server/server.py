@@ -66,6 +66,9 @@ class Server:
         )
         self.turn = Turn(self._broker, store, self._run_commit, self.fatal)
         self._in_turn = False
+        self.turn_count = 0
+        self.after_turn: list[Connection] = []
+        """Connections that have sent their share of this turn and are read on in the next."""
         self._connections: set[Connection] = set()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="commit")
         self._listener: asyncio.Server | None = None
@@ -163,8 +166,12 @@ class Server:
 
     def _end_turn(self) -> None:
         self._in_turn = False
+        self.turn_count += 1
         with self._fatal_errors():
             self.turn.end()
+        waiting, self.after_turn = self.after_turn, []
+        for connection in waiting:
+            connection.after_input()
         self._set_timer()
 
     @contextmanager

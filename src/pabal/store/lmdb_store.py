@@ -50,6 +50,7 @@ class LmdbStore:
         self._lock = _lock_directory(directory)
         self._transaction: Any = None
         self._batch = Batch()
+        self._written = 0  # records put and deleted by the commit that is made
         self._logs: list[QueueLog] = []
         self._drops: list[tuple[int, int, int]] = []
         self._residency = Residency(directory / DATA_FILE)
@@ -179,6 +180,8 @@ class LmdbStore:
             return False
         self._batch, self._logs = self.journal.take()
         self._apply()
+        self._written = len(self._batch.puts) + len(self._batch.deletes)
+        self._batch = Batch()  # it is in the transaction now
         return True
 
     def finish(self) -> None:
@@ -192,10 +195,7 @@ class LmdbStore:
 
     def done(self) -> None:
         self.journal.committing = False
-        batch = self._batch
-        if batch.puts or batch.deletes:
-            self._residency.touched(256 * (len(batch.puts) + len(batch.deletes)))
-        self._batch = Batch()
+        self._residency.touched(256 * self._written)
         for log in self._logs:
             log.durable_position = log.taken_position
             if log.on_durable is not None:

@@ -231,8 +231,6 @@ class Amqp091Session:
 
     def on_method(self, channel: int, method: m.Method, payload: bytes) -> None:
         """See wire.frames.Receiver."""
-        if self.state == "closing" and method not in (m.CONNECTION_CLOSE, m.CONNECTION_CLOSE_OK):
-            return
         try:
             self._act(channel, method, payload)
         except WireError as error:
@@ -475,6 +473,7 @@ class Amqp091Session:
         self.state = "closing"
         self._begun_ms = self.broker.now_ms
         self._held.clear()
+        self._scanner.close()
         self._scanner.paused = self._stalled
         self.write(m.encode_method(0, m.CONNECTION_CLOSE, error.code, text, error.class_id, error.method_id))
 

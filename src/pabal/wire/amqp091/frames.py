@@ -24,6 +24,8 @@ from pabal.wire.amqp091.errors import (
 from pabal.wire.amqp091.methods import (
     BASIC_ACK,
     BASIC_PUBLISH,
+    CONNECTION_CLOSE,
+    CONNECTION_CLOSE_OK,
     FRAME_BODY,
     FRAME_END,
     FRAME_HEADER,
@@ -35,6 +37,7 @@ from pabal.wire.amqp091.methods import (
 )
 
 _HEAD: Final = Struct(">BHI")
+_CHANNEL_HEAD: Final = Struct(">BH")
 _U32: Final = Struct(">I")
 _U64: Final = Struct(">Q")
 _CONTENT_HEAD: Final = Struct(">BHIHHQ")  # frame head, then class id, weight, body size
@@ -114,6 +117,7 @@ class Scanner:
         self._channel = 0
         self._ack_head = b""
         self._ack_channel = 0
+        self._closing = False
 
     @property
     def waiting_bytes(self) -> int:
@@ -149,6 +153,13 @@ class Scanner:
             self._rest, self._rest_at = b"", 0
         else:
             self._rest, self._rest_at = buffer, pos
+
+    def close(self) -> None:
+        """We sent connection.close: nothing but its answer is scanned any more."""
+        self._closing = True
+        self._start = self._ack_head = b""
+        self._assemblies.clear()
+        self._assembly_bytes = 0
 
     def forget_channel(self, channel: int) -> None:
         """The channel is gone, and what was unfinished on it."""
@@ -234,6 +245,9 @@ class Scanner:
             return pos
         if buffer[stop - 1] != FRAME_END:
             raise WireError(FRAME_ERROR, "a frame does not end with the frame-end octet")
+        if self._closing:
+            self._scan_closing(buffer, pos, stop)
+            return stop
         if kind == FRAME_METHOD:
             return self._scan_method(buffer, pos, stop, end, channel, size)
         if kind == FRAME_HEADER:
@@ -248,6 +262,13 @@ class Scanner:
         else:
             raise WireError(FRAME_ERROR, f"unknown frame type {kind}")
         return stop
+
+    def _scan_closing(self, buffer: bytes, pos: int, stop: int) -> None:
+        """Of what comes after our connection.close, only its answer matters, or the peer's own."""
+        if stop - pos >= FRAME_OVERHEAD_BYTES + 4 and buffer.startswith(_CHANNEL_HEAD.pack(FRAME_METHOD, 0), pos):
+            method = METHODS.get(_U32.unpack_from(buffer, pos + 7)[0])
+            if method in (CONNECTION_CLOSE, CONNECTION_CLOSE_OK):
+                self._receiver.on_method(0, method, buffer[pos + 7 : stop - 1])
 
     def _scan_method(self, buffer: bytes, pos: int, stop: int, end: int, channel: int, size: int) -> int:
         if size < 4:
@@ -271,8 +292,12 @@ class Scanner:
         return stop
 
     def _scan_publish(self, buffer: bytes, pos: int, stop: int, end: int, channel: int) -> int:
-        """The usual case: method, header and one body frame, all there. Else the content is assembled."""
-        if end - stop >= _CONTENT_HEAD.size:
+        """The usual case: method, header and one body frame, all there. Else the content is assembled, or waited
+        for when it is small and nothing else has come in between."""
+        if end - stop < _CONTENT_HEAD.size:
+            if end == stop or buffer.startswith(_CHANNEL_HEAD.pack(FRAME_HEADER, channel)[: end - stop], stop):
+                return pos
+        else:
             kind, header_channel, size, class_id, _, body_bytes = _CONTENT_HEAD.unpack_from(buffer, stop)
             body_at: int = stop + size + FRAME_OVERHEAD_BYTES
             content_end: int = body_at + body_bytes + FRAME_OVERHEAD_BYTES
@@ -285,14 +310,14 @@ class Scanner:
                 and content_end - body_at <= self.frame_bytes_max
                 and body_at - stop <= self.frame_bytes_max
             ):
-                if content_end > end:
+                # The header frame's end and the body frame's head, as far as they are there.
+                seam = bytes((FRAME_END,)) + _HEAD.pack(FRAME_BODY, channel, body_bytes)
+                if not buffer.startswith(seam[: max(0, end - body_at + 1)], body_at - 1):
+                    pass
+                elif content_end > end:
                     if content_end - pos <= _AWAITED_BYTES_MAX:
                         return pos
-                elif (
-                    buffer[body_at - 1] == FRAME_END
-                    and buffer[content_end - 1] == FRAME_END
-                    and _HEAD.unpack_from(buffer, body_at) == (FRAME_BODY, channel, body_bytes)
-                ):
+                elif buffer[content_end - 1] == FRAME_END:
                     self._start = buffer[pos : stop + _BODY_SIZE_AT]
                     self._size = buffer[stop + _BODY_SIZE_AT : body_at + 7]
                     self._properties = buffer[stop + _BODY_SIZE_AT + 8 : body_at + 3]
@@ -302,7 +327,8 @@ class Scanner:
                     self._channel = channel
                     self._receiver.on_publish(channel, self._frame, [buffer[stop:content_end]], content_end - stop)
                     return content_end
-        self._start = b""  # a publish on this channel is an error now, so it must not be taken for a run
+        # What would be a run on this channel is an error now.
+        self._start = self._ack_head = b""
         assembly = self._assemblies[channel] = _Assembly(buffer[pos:stop])
         self._count(assembly, stop - pos)
         return stop
