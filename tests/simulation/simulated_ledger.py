@@ -56,10 +56,12 @@ class QueueSpec:
 
 class Copy:
     """`settled`: a settle of it was processed, durable or not. `gone`: for good. `may_go`: it may be there or not.
-    `handed_out`: in which life of the broker it was last delivered, by the queue it was delivered from."""
+    `handed_out`: in which life of the broker it was last delivered, by the queue it was delivered from.
+    `delivered_for_good`: queues that it was delivered from, which a crash must not make the broker forget."""
 
     __slots__ = (
         "confirmed",
+        "delivered_for_good",
         "deliveries",
         "gone",
         "handed_out",
@@ -82,6 +84,7 @@ class Copy:
         self.confirmed = self.refused = self.settled = self.gone = self.may_go = False
         self.deliveries = 0
         self.handed_out: dict[str, int] = {}
+        self.delivered_for_good: set[str] = set()
 
     @property
     def must_be_kept(self) -> bool:
@@ -120,6 +123,7 @@ class Ledger:
         self.not_only_delivered: set[str] = set()
         """Queues that messages left in this life in other ways too: these undone by a crash, older ones are there
         again that were never delivered, and may come after younger ones that were."""
+        self._handed_out: list[tuple[Copy, str]] = []  # since all was durable the last time
         self._unsafe: list[Copy] = []  # settled, and not known to be durable
         self._last_first: dict[tuple[str, str], int] = {}  # publisher, queue → highest number delivered first
         self._firsts: dict[tuple[str, str], list[int]] = {}  # the same of the turn that is being written
@@ -159,6 +163,9 @@ class Ledger:
         for copy in self._unsafe:
             self.settle_is_durable(copy)
         self._unsafe.clear()
+        for copy, queue in self._handed_out:
+            copy.delivered_for_good.add(queue)
+        self._handed_out.clear()
 
     def may_be_gone(self, queue: str) -> None:
         """All of this queue's were purged, or not: the commit will tell."""
@@ -183,7 +190,10 @@ class Ledger:
             raise Violation(f"{copy.name} is delivered from {queue} for the first time and marked as redelivered")
         if last == self.life and not redelivered:
             raise Violation(f"{copy.name} is delivered from {queue} again and not marked as redelivered")
+        if queue in copy.delivered_for_good and not redelivered:
+            raise Violation(f"{copy.name} is delivered from {queue} again after a crash, not marked as redelivered")
         copy.handed_out[queue] = self.life
+        self._handed_out.append((copy, queue))
         if queue == copy.spec.name:
             copy.deliveries += 1
             if last is None:
@@ -214,6 +224,7 @@ class Ledger:
         """Compares with what is on disk, and from now on takes that for what there is."""
         self.life += 1
         self._unsafe.clear()
+        self._handed_out.clear()
         self._firsts.clear()
         self._runs.clear()
         for publisher, queue in list(self._last_first):

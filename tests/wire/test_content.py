@@ -18,16 +18,10 @@ from pabal.wire.amqp091.errors import SYNTAX_ERROR, WireError
 
 shortstrs = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 octets = st.integers(0, 255)
-tables = st.dictionaries(
-    shortstrs, st.one_of(st.none(), st.booleans(), st.integers(-9, 9), shortstrs), max_size=4
-)
-moments = st.integers(0, 2**32 - 1).map(
-    lambda seconds: datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
-)
+tables = st.dictionaries(shortstrs, st.one_of(st.none(), st.booleans(), st.integers(-9, 9), shortstrs), max_size=4)
+moments = st.integers(0, 2**32 - 1).map(lambda seconds: datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds))
 kinds = {"headers": tables, "delivery_mode": octets, "priority": octets, "timestamp": moments}
-properties = st.fixed_dictionaries(
-    {}, optional={name: kinds.get(name, shortstrs) for name in content.PROPERTY_NAMES}
-)
+properties = st.fixed_dictionaries({}, optional={name: kinds.get(name, shortstrs) for name in content.PROPERTY_NAMES})
 bodies = st.binary(max_size=70)
 frame_limits = st.one_of(st.just(0), st.integers(9, 90))
 channels = st.integers(0, 65535)
@@ -251,8 +245,5 @@ def test_headers_are_edited_raw():
     assert content.scan_properties(content.property_bytes(new)).expiration is None
     assert content.body(new) == b"hello"
     assert content.raw_headers(content.replace_properties(old, headers=None)) == []
-    assert (
-        content.property_bytes(content.replace_properties(old, headers=[]))[:8]
-        == b"\xa1\x00\x01j\x00\x00\x00\x00"
-    )
+    assert content.property_bytes(content.replace_properties(old, headers=[]))[:8] == b"\xa1\x00\x01j\x00\x00\x00\x00"
     assert content.decode_headers(content.build(b"\x00\x00", b"", 1, 0)) == {}

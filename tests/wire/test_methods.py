@@ -38,8 +38,7 @@ def samples(method: Method) -> list[tuple[object, ...]]:
     kinds = [kind for name, kind in method.fields if name != RESERVED]
     return [
         tuple(
-            SAMPLES[kind][(turn + index // (turn % 3 + 1)) % len(SAMPLES[kind])]
-            for index, kind in enumerate(kinds)
+            SAMPLES[kind][(turn + index // (turn % 3 + 1)) % len(SAMPLES[kind])] for index, kind in enumerate(kinds)
         )
         for turn in range(12)
     ]
@@ -133,9 +132,7 @@ def test_fields_are_those_of_pamqp(method):
                 "channel_id",
                 "cluster_id",
             }
-    assert command.name.replace(".", "").replace("-", "").lower() == method.name.replace(".", "").replace(
-        "-", ""
-    )
+    assert command.name.replace(".", "").replace("-", "").lower() == method.name.replace(".", "").replace("-", "")
 
 
 @known_to_pamqp

@@ -64,7 +64,8 @@ class Queue:
         self._lease_ms = arguments.lease_ms
         self._leases: OrderedDict[int, tuple[int, Message]] = OrderedDict()  # position → deadline, message
         self._ttl_ms = arguments.message_ttl_ms
-        self._may_expire = self._ttl_ms is not None or log.count > 0
+        # Messages may have expired, or be from before a restart: look at each before it is delivered.
+        self._sifts = self._ttl_ms is not None or log.count > 0
         self._one_by_one = arguments.max_length is not None
         log.counts_leases = arguments.delivery_limit is not None
 
@@ -90,7 +91,7 @@ class Queue:
         expires_at_ms = 0
         if self._ttl_ms is not None or envelope.ttl_ms is not None:
             expires_at_ms = self._expiry(envelope)
-            self._may_expire = True
+            self._sifts = True
         stored = (envelope.persistent and self.durable) or self.backlog.paging
         state = PENDING if stored else UNSTORED
         messages = [
@@ -147,16 +148,16 @@ class Queue:
         """Hands ready messages to consumers that have room, each in turn, and sets the timer for the rest."""
         if self.deleted:
             return
-        if self._may_expire:
+        if self._sifts:
             self._expire()
         if self.consumers:
             if len(self.consumers) == 1:
                 self._dispatch_to(self.consumers[0])
             else:
                 self._dispatch_in_turn()
-        if self._may_expire and not len(self.backlog) and self._ttl_ms is None:
-            self._may_expire = False
-        if self._timed or self._may_expire or self._leases:
+        if self._sifts and not len(self.backlog) and self._ttl_ms is None:
+            self._sifts = False
+        if self._timed or self._sifts or self._leases:
             self._set_timer()
 
     def _step(self) -> int:
@@ -172,8 +173,8 @@ class Queue:
             if room <= 0:
                 return
             messages = self.backlog.take(min(room, self._step()))
-            if self._may_expire:
-                messages = self._unexpired(messages)
+            if self._sifts:
+                messages = self._sift(messages)
             if messages:
                 self._lease(consumer, messages)
 
@@ -188,8 +189,8 @@ class Queue:
             if not total:
                 return
             messages = self.backlog.take(1 if shared else min(total, self._step()))
-            if self._may_expire:
-                messages = self._unexpired(messages)
+            if self._sifts:
+                messages = self._sift(messages)
             batches: list[list[Message]] = [[] for _ in consumers]
             index = self._next
             for message in messages:
@@ -230,13 +231,13 @@ class Queue:
     def get(self, consumer: Consumer) -> Message | None:
         """The next message, for `consumer`, which need not be one of this queue's; None when there is none."""
         self.use()
-        if self._may_expire:
+        if self._sifts:
             self._expire()
         while messages := self.backlog.take(1):
-            if self._may_expire and not (messages := self._unexpired(messages)):
+            if self._sifts and not (messages := self._sift(messages)):
                 continue
             self._lease(consumer, messages)
-            if self._may_expire or self._leases:
+            if self._sifts or self._leases:
                 self._set_timer()
             return messages[0]
         return None
@@ -313,7 +314,7 @@ class Queue:
             self.log.update(message)
             self.backlog.push_back(message)
             if message.expires_at_ms:
-                self._may_expire = True
+                self._sifts = True
         if worn:
             self._dead_letter(worn, reason)
         if self._one_by_one:
@@ -360,20 +361,28 @@ class Queue:
                 return
             self._dead_letter(self.backlog.take(1), "expired")
 
-    def _unexpired(self, messages: list[Message]) -> list[Message]:
+    def _sift(self, messages: list[Message]) -> list[Message]:
+        """Those that may be delivered. Dead-letters what has expired, and what was on its last attempt when the
+        broker went down."""
         now_ms = self.vhost.broker.now_ms
+        limit = self.arguments.delivery_limit
         expired = [m for m in messages if m.expires_at_ms and m.expires_at_ms < now_ms]
-        if not expired:
-            return messages
-        self._dead_letter(expired, "expired")
-        return [m for m in messages if not m.expires_at_ms or m.expires_at_ms >= now_ms]
+        if expired:
+            self._dead_letter(expired, "expired")
+            messages = [m for m in messages if not m.expires_at_ms or m.expires_at_ms >= now_ms]
+        if limit is not None:
+            worn = [m for m in messages if m.attempts > limit]
+            if worn:
+                self._dead_letter(worn, "delivery_limit")
+                messages = [m for m in messages if m.attempts <= limit]
+        return messages
 
     def _set_timer(self) -> None:
         """At the next lease's end or the first message's expiry (one ms later: it may be delivered at its last)."""
         times = []
         if self._leases:
             times.append(next(iter(self._leases.values()))[0])
-        if self._may_expire:
+        if self._sifts:
             first = self.backlog.first()
             if first is not None and first.expires_at_ms:
                 times.append(first.expires_at_ms + 1)
