@@ -13,8 +13,8 @@ ARGUMENT_MS_MAX: Final = 4_294_967_295
 MESSAGE_BYTES_MAX: Final = 128 * 1024 * 1024
 """Body size of one message (setting `message_bytes_max`)."""
 
-ASSEMBLY_BYTES_MAX: Final = 2 * MESSAGE_BYTES_MAX
-"""Unfinished message bodies of one connection, all channels together: twice the message limit."""
+ASSEMBLY_MESSAGES_MAX: Final = 2
+"""Unfinished contents of one connection, all channels together, in times `message_bytes_max`."""
 
 # --- Connections and channels --------------------------------------------------------------------------------
 FRAME_BYTES_MAX: Final = 131_072

@@ -9,8 +9,8 @@ from pabal.broker.consumer import Consumer
 from pabal.model.message import Message, Outcome
 from pabal.session.amqp091 import entities
 from pabal.session.amqp091.deliveries import ChannelConsumer, GetConsumer, Revoked
+from pabal.session.amqp091.faults import ChannelFault
 from pabal.session.amqp091.publishing import Publisher
-from pabal.session.amqp091.settings import ChannelFault
 from pabal.wire.amqp091 import methods as m
 from pabal.wire.amqp091.errors import (
     COMMAND_INVALID,

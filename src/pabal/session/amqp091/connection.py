@@ -10,33 +10,21 @@ from pabal.broker.broker import Broker
 from pabal.broker.vhost import Vhost
 from pabal.model import errors
 from pabal.model.limits import (
+    ASSEMBLY_MESSAGES_MAX,
     CLOSE_SECONDS_MAX,
-    FRAME_BYTES_MIN,
     HANDSHAKE_SECONDS_MAX,
     OUTPUT_BYTES_HIGH,
     REPLY_BYTES_MAX,
 )
 from pabal.model.message import Container
 from pabal.session.amqp091.channel import Channel
-from pabal.session.amqp091.settings import ChannelFault, SessionSettings
+from pabal.session.amqp091.faults import CHANNEL_CODES, CONNECTION_CODES, ChannelFault
+from pabal.session.amqp091.handshake import MECHANISMS, check_tune, read_credentials, server_properties
+from pabal.session.amqp091.settings import SessionSettings
 from pabal.wire.amqp091 import errors as codes
 from pabal.wire.amqp091 import methods as m
 from pabal.wire.amqp091.errors import WireError, reply_text
-from pabal.wire.amqp091.fields import decode_table
 from pabal.wire.amqp091.frames import Scanner
-
-CAPABILITIES: Final = {
-    "publisher_confirms": True,
-    "exchange_exchange_bindings": True,
-    "basic.nack": True,
-    "consumer_cancel_notify": True,
-    "connection.blocked": True,
-    "authentication_failure_close": True,
-    "per_consumer_qos": True,
-}
-"""What connection.start says this broker can do, under RabbitMQ's names."""
-
-MECHANISMS: Final = ("PLAIN", "AMQPLAIN")
 
 STATES: Final[dict[str, frozenset[int]]] = {
     "header": frozenset(),
@@ -48,18 +36,6 @@ STATES: Final[dict[str, frozenset[int]]] = {
     "closed": frozenset(),
 }
 """What a client may send on channel 0 (§2.2.4). "closing": we sent connection.close and await its answer."""
-
-_CHANNEL_CODES: Final[dict[type[errors.BrokerError], int]] = {
-    errors.NotFound: codes.NOT_FOUND,
-    errors.AccessRefused: codes.ACCESS_REFUSED,
-    errors.Locked: codes.RESOURCE_LOCKED,
-    errors.PreconditionFailed: codes.PRECONDITION_FAILED,
-}
-_CONNECTION_CODES: Final[dict[type[errors.BrokerError], int]] = {
-    errors.InvalidCommand: codes.COMMAND_INVALID,
-    errors.NotAllowed: codes.NOT_ALLOWED,
-}
-
 
 _CLOSE_OK_FRAME: Final = m.encode_method(0, m.CONNECTION_CLOSE_OK)
 
@@ -111,7 +87,10 @@ class Amqp091Session:
         self._wants_failure_close = False
         self._lost_track = False  # where frames begin is not known any more: only the end of the stream counts
         self._scanner = Scanner(
-            self, settings.frame_bytes_max, settings.message_bytes_max, 2 * settings.message_bytes_max
+            self,
+            settings.frame_bytes_max,
+            settings.message_bytes_max,
+            ASSEMBLY_MESSAGES_MAX * settings.message_bytes_max,
         )
 
     @property
@@ -301,17 +280,12 @@ class Amqp091Session:
     # --- The connection's own methods -----------------------------------------------------------------------
 
     def _start(self) -> None:
-        properties = {
-            "capabilities": dict(CAPABILITIES),
-            "cluster_name": "pabal@localhost",
-            "copyright": "Pabal's authors. Apache License 2.0",
-            "information": "A message queue broker that RabbitMQ's clients use unchanged",
-            "platform": self._settings.platform,
-            "product": "Pabal",
-            "version": self._settings.version,
-        }
         self.state = "start"
-        self.write(m.encode_method(0, m.CONNECTION_START, 0, 9, properties, " ".join(MECHANISMS), "en_US"))
+        self.write(
+            m.encode_method(
+                0, m.CONNECTION_START, 0, 9, server_properties(self._settings), " ".join(MECHANISMS), "en_US"
+            )
+        )
 
     def _on_connection_method(self, method: m.Method, arguments: tuple[Any, ...]) -> None:
         if method.key not in STATES[self.state]:
@@ -340,7 +314,7 @@ class Amqp091Session:
             self._log(f"refused: unknown authentication mechanism {mechanism[:100]!r}")
             self._end()
             return
-        name, password = _read_credentials(mechanism, response)
+        name, password = read_credentials(mechanism, response)
         user = self._access.authenticate(name, password, self._loopback)
         if user is None:
             self._log(f"refused: wrong user name or password, or not allowed from there: user {name!r}")
@@ -369,22 +343,7 @@ class Amqp091Session:
         )
 
     def _tune(self, channel_max: int, frame_bytes_max: int, heartbeat_seconds: int) -> None:
-        """§1.4.2.6. As in RabbitMQ, 0 asks for no limit, and more than was proposed is refused."""
-        for name, asked, most in (
-            ("channel_max", channel_max, self._settings.channel_max),
-            ("frame_max", frame_bytes_max, self._settings.frame_bytes_max),
-        ):
-            if asked == 0 or asked > most:
-                shown = f"{name} = {asked} (no limit)" if asked == 0 else f"{name} = {asked}"
-                raise WireError(
-                    codes.NOT_ALLOWED, f"negotiated {shown} is higher than the maximum allowed value ({most})"
-                )
-        if frame_bytes_max < FRAME_BYTES_MIN:
-            raise WireError(
-                codes.NOT_ALLOWED,
-                f"negotiated frame_max = {frame_bytes_max} is lower than the minimum allowed value "
-                f"({FRAME_BYTES_MIN})",
-            )
+        check_tune(self._settings, channel_max, frame_bytes_max)
         self._channel_max = channel_max
         self.frame_bytes_max = self._scanner.frame_bytes_max = frame_bytes_max
         self._heartbeat_ms = heartbeat_seconds * 1000
@@ -448,12 +407,9 @@ class Amqp091Session:
 
     def _fail_channel(self, channel: Channel, method: m.Method, error: errors.BrokerError | ChannelFault) -> None:
         """Closes the channel with the error's code; an error of the worse kind closes the connection."""
-        if isinstance(error, ChannelFault):
-            code = error.code
-        elif type(error) in _CHANNEL_CODES:
-            code = _CHANNEL_CODES[type(error)]
-        else:
-            raise WireError(_CONNECTION_CODES[type(error)], str(error), method.class_id, method.method_id)
+        code = error.code if isinstance(error, ChannelFault) else CHANNEL_CODES.get(type(error), 0)
+        if not code:
+            raise WireError(CONNECTION_CODES[type(error)], str(error), method.class_id, method.method_id)
         text = reply_text(code, str(error))
         self._log(f"channel {channel.number} closed: {text}")
         self._channels.pop(channel.number, None)
@@ -530,17 +486,3 @@ class Amqp091Session:
     def name_consumer(self) -> str:
         """A consumer tag of the broker's making."""
         return self.broker.name_consumer()
-
-
-def _read_credentials(mechanism: str, response: bytes) -> tuple[str, str]:
-    """PLAIN: RFC 4616, an empty authorization identity. AMQPLAIN: a table without its length."""
-    if mechanism == "PLAIN":
-        parts = response.split(b"\0")
-        if len(parts) == 3:
-            return parts[1].decode("utf-8", "replace"), parts[2].decode("utf-8", "replace")
-        raise WireError(codes.SYNTAX_ERROR, "PLAIN response is not two strings with a NUL before each")
-    table, _ = decode_table(len(response).to_bytes(4, "big") + response)
-    name, password = table.get("LOGIN"), table.get("PASSWORD")
-    if isinstance(name, str) and isinstance(password, str):
-        return name, password
-    raise WireError(codes.SYNTAX_ERROR, "AMQPLAIN response without LOGIN and PASSWORD")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pabal.broker.queue import Queue
 from pabal.model.definitions import BindingDefinition, ExchangeDefinition
 from pabal.model.errors import AccessRefused, NotFound
-from pabal.session.amqp091.settings import ChannelFault
+from pabal.session.amqp091.faults import ChannelFault
 from pabal.wire.amqp091.errors import COMMAND_INVALID, NOT_FOUND, WireError
 from pabal.wire.amqp091.methods import (
     EXCHANGE_BIND_OK,

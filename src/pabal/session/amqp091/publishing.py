@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, cast
 from pabal.model.arguments import type_name
 from pabal.model.message import Envelope
 from pabal.session.amqp091.container import without_blind_copies
-from pabal.session.amqp091.settings import ChannelFault
+from pabal.session.amqp091.faults import ChannelFault
 from pabal.wire.amqp091.content import decode_properties, scan_properties, set_channel
 from pabal.wire.amqp091.errors import NO_ROUTE, NOT_IMPLEMENTED, PRECONDITION_FAILED, REPLY_NAMES, WireError
 from pabal.wire.amqp091.methods import (

@@ -17,12 +17,3 @@ class SessionSettings:
     message_bytes_max: int = limits.MESSAGE_BYTES_MAX
     version: str = "0"
     platform: str = "Python"
-
-
-class ChannelFault(Exception):
-    """Closes the channel with a reply code. (One that closes the connection is a WireError.)"""
-
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(text)
-        self.code = code
-        self.text = text
