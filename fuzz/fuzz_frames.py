@@ -320,7 +320,6 @@ HEADERS: tuple[dict[str, Any], ...] = (
     {"x-death": [{"queue": 1, "reason": [], "count": "x", "time": 5}, 7, None]},
     {"x-death": "none"},
     {"CC": ["q1", "q2"], "BCC": ["dead"]},
-    {"CC": "q1", "BCC": [1, None]},
     {"x-delivery-count": 99, "x-match": "any"},
 )
 
@@ -331,35 +330,56 @@ class Talk:
     def __init__(self, randomness: random.Random) -> None:
         self.random = randomness
         self.pick = randomness.choice
-        self.tags = 0
+        self.queues: list[str] = []
+        self.exchanges = ["", "", "amq.topic", "amq.fanout", "amq.headers"]
+        self.channels: list[int] = []
+        self.tags: dict[int, int] = {}
+        self.consumers = 0
 
     def flag(self, odds: float = 0.5) -> bool:
         return self.random.random() < odds
 
+    def queue(self) -> str:
+        """One that was declared, mostly: an unknown one ends the channel."""
+        return self.pick(self.queues) if self.queues and self.flag(0.97) else self.pick(QUEUES)
+
+    def exchange(self) -> str:
+        return self.pick(self.exchanges) if self.flag(0.97) else self.pick(EXCHANGES)
+
     def frames(self) -> list[bytes]:
         frames = handshake(self.pick(("/", "/", "/", "other")))
-        frames += [encode_method(channel, m.CHANNEL_OPEN) for channel in (1, 2)]
-        if self.flag():
-            frames.append(encode_method(1, m.CONFIRM_SELECT, self.flag(0.1)))
-        for _ in range(self.random.randint(3, 30)):
-            frames += self.step(self.pick((1, 1, 1, 2)))
+        frames += self.open() + self.open()
+        if self.flag(0.9):
+            frames += [frame for name in QUEUES for frame in self.declare_queue(1, name)]
+            frames += [frame for name in EXCHANGES[:3] for frame in self.declare_exchange(1, name)]
+            frames += self.bind(1) + self.bind(1)
+        for _ in range(self.random.randint(3, 40)):
+            if self.flag(0.08):
+                frames += self.open()
+            frames += self.step(self.pick(self.channels[-2:]))
         if self.flag(0.3):
             frames.append(encode_method(0, m.CONNECTION_CLOSE, 200, "bye", 0, 0))
         return frames
 
+    def open(self) -> list[bytes]:
+        """One more channel: an older one may be closed by an error."""
+        number = len(self.channels) + 1
+        self.channels.append(number)
+        self.tags[number] = 0
+        frames = [encode_method(number, m.CHANNEL_OPEN)]
+        if self.flag():
+            frames.append(encode_method(number, m.CONFIRM_SELECT, self.flag(0.1)))
+        return frames
+
     def step(self, channel: int) -> list[bytes]:
         steps = (
-            self.publish,
-            self.publish,
-            self.publish,
-            self.declare_queue,
+            *(self.publish,) * 8,
             self.declare_queue,
             self.declare_exchange,
-            self.bind,
-            self.consume,
-            self.settle,
-            self.settle,
-            self.take,
+            *(self.bind,) * 2,
+            *(self.consume,) * 3,
+            *(self.take,) * 4,
+            *(self.settle,) * 5,
             self.remove,
             self.other,
         )
@@ -372,87 +392,118 @@ class Talk:
         if self.flag(0.4):
             properties["headers"] = self.pick(HEADERS)
         if self.flag(0.2):
+            bad = self.flag(0.05)
             properties["expiration"] = self.pick(
-                ("0", "1", "50", "4294967295", "00000000000000000000001", "-1", "x", "")
+                ("-1", "0" * 30 + "9" * 30) if bad else ("0", "1", "50", "4294967295")
             )
         if self.flag(0.1):
             properties |= {"priority": 9, "correlation_id": "c", "reply_to": "r", "message_id": "m" * 255}
         if self.flag(0.1):
-            properties |= {"timestamp": 2**64 - 1, "type": "t", "user_id": self.pick(("guest", "root")), "app_id": ""}
-        frames = message(
-            channel, self.pick(EXCHANGES), self.pick(KEYS), self.pick(BODIES), self.flag(0.2), **properties
-        )
+            properties |= {"timestamp": 2**64 - 1, "type": "t", "user_id": "guest", "app_id": ""}
+        exchange, key = ("", self.queue()) if self.flag(0.7) else (self.exchange(), self.pick(KEYS))
+        frames = message(channel, exchange, key, self.pick(BODIES), self.flag(0.2), **properties)
         return frames * self.pick((1, 1, 1, 2, 5))
 
-    def declare_queue(self, channel: int) -> list[bytes]:
-        name = self.pick((*QUEUES, *QUEUES, ""))
-        flags = self.flag(0.1), self.flag(0.6), self.flag(0.1), self.flag(0.1), self.flag(0.1)
+    def declare_queue(self, channel: int, name: str = "") -> list[bytes]:
+        if not name and self.flag(0.7):
+            name = f"q{len(self.queues)}"
+        if name:
+            self.queues.append(name)
+        flags = self.flag(0.003), self.flag(0.6), self.flag(0.1), self.flag(0.1), self.flag(0.1)
         return [encode_method(channel, m.QUEUE_DECLARE, name, *flags, self.pick(ARGUMENTS))]
 
-    def declare_exchange(self, channel: int) -> list[bytes]:
-        flags = self.flag(0.1), self.flag(0.6), self.flag(0.1), self.flag(0.1), self.flag(0.1)
+    def declare_exchange(self, channel: int, name: str = "") -> list[bytes]:
+        name = name or f"x{len(self.exchanges)}"
+        self.exchanges.append(name)
+        flags = self.flag(0.003), self.flag(0.6), self.flag(0.1), self.flag(0.05), self.flag(0.1)
         arguments = self.pick(({}, {}, {"alternate-exchange": "x1"}, {"alternate-exchange": "x0"}))
-        return [encode_method(channel, m.EXCHANGE_DECLARE, self.pick(EXCHANGES), self.pick(TYPES), *flags, arguments)]
+        return [encode_method(channel, m.EXCHANGE_DECLARE, name, self.pick(TYPES), *flags, arguments)]
 
     def bind(self, channel: int) -> list[bytes]:
-        arguments = self.pick(({}, {}, {"x-match": "any", "a": 1}, {"x-match": "all", "b": None}, {"x-match": 5}))
-        source, key = self.pick(EXCHANGES), self.pick(KEYS)
+        arguments = self.pick(({}, {}, {"x-match": "any", "a": 1}, {"x-match": "all", "b": None}))
+        source, key = self.pick(self.exchanges[2:]), self.pick(KEYS)
         verb = self.random.randrange(8)
         if verb == 0:
-            return [encode_method(channel, m.EXCHANGE_BIND, self.pick(EXCHANGES), source, key, False, arguments)]
+            return [
+                encode_method(channel, m.EXCHANGE_BIND, self.pick(self.exchanges[2:]), source, key, False, arguments)
+            ]
         if verb == 1:
-            return [encode_method(channel, m.EXCHANGE_UNBIND, self.pick(EXCHANGES), source, key, False, arguments)]
+            return [
+                encode_method(
+                    channel, m.EXCHANGE_UNBIND, self.pick(self.exchanges[2:]), source, key, False, arguments
+                )
+            ]
         if verb == 2:
-            return [encode_method(channel, m.QUEUE_UNBIND, self.pick(QUEUES), source, key, arguments)]
-        return [
-            encode_method(channel, m.QUEUE_BIND, self.pick((*QUEUES, "")), source, key, self.flag(0.1), arguments)
-        ]
+            return [encode_method(channel, m.QUEUE_UNBIND, self.queue(), source, key, arguments)]
+        return [encode_method(channel, m.QUEUE_BIND, self.queue(), source, key, self.flag(0.1), arguments)]
 
     def consume(self, channel: int) -> list[bytes]:
         frames = []
         if self.flag(0.4):
             frames.append(encode_method(channel, m.BASIC_QOS, 0, self.pick((0, 1, 2, 100)), self.flag(0.3)))
-        tag = self.pick(("", "c1", "c2", "c3"))
+        self.consumers += 1
+        tag = self.pick(("", f"c{self.consumers}"))
         flags = False, self.flag(0.3), self.flag(0.1), self.flag(0.1)
-        return [*frames, encode_method(channel, m.BASIC_CONSUME, self.pick(QUEUES), tag, *flags, {})]
+        return [*frames, encode_method(channel, m.BASIC_CONSUME, self.queue(), tag, *flags, {})]
 
     def settle(self, channel: int) -> list[bytes]:
-        self.tags += self.random.randint(0, 2)
-        tag = max(0, self.tags - self.random.randint(0, 2))
-        verb = self.random.randrange(8)
+        """Of deliveries that may have been made, by basic.get or to a consumer."""
+        last = self.tags[channel]
+        verb = self.random.randrange(10)
         if verb == 0:
-            return [encode_method(channel, m.BASIC_NACK, tag, self.flag(), self.flag())]
+            return [encode_method(channel, m.BASIC_RECOVER, self.flag(0.98))]
         if verb == 1:
-            return [encode_method(channel, m.BASIC_REJECT, tag, self.flag())]
+            return [encode_method(channel, m.BASIC_NACK, 0, True, self.flag())]
         if verb == 2:
-            return [encode_method(channel, m.BASIC_RECOVER, self.flag(0.9))]
-        if verb == 3:
             return [encode_method(channel, m.BASIC_ACK, 0, True)]
-        return [encode_method(channel, m.BASIC_ACK, tag + n, self.flag(0.2)) for n in range(self.pick((1, 1, 3)))]
+        if not last and self.flag(0.9):
+            return self.take(channel)
+        tag = max(1, last - self.random.randint(0, 1))
+        if verb == 3:
+            return [encode_method(channel, m.BASIC_NACK, tag, self.flag(), self.flag())]
+        if verb == 4:
+            return [encode_method(channel, m.BASIC_REJECT, tag, self.flag())]
+        if verb == 5:
+            return [encode_method(channel, m.BASIC_ACK, tag + n, False) for n in range(3)]
+        return [encode_method(channel, m.BASIC_ACK, tag, self.flag(0.3))]
 
     def take(self, channel: int) -> list[bytes]:
-        return [encode_method(channel, m.BASIC_GET, self.pick(QUEUES), self.flag())] * self.pick((1, 1, 3))
+        count = self.pick((1, 1, 3))
+        no_ack = self.flag(0.3)
+        if not no_ack:
+            self.tags[channel] += count
+        return [encode_method(channel, m.BASIC_GET, self.queue(), no_ack)] * count
 
     def remove(self, channel: int) -> list[bytes]:
         verb = self.random.randrange(4)
         if verb == 0:
-            return [encode_method(channel, m.QUEUE_PURGE, self.pick(QUEUES), self.flag(0.1))]
+            return [encode_method(channel, m.QUEUE_PURGE, self.queue(), self.flag(0.1))]
         if verb == 1:
             flags = self.flag(0.2), self.flag(0.2), self.flag(0.1)
-            return [encode_method(channel, m.QUEUE_DELETE, self.pick(QUEUES), *flags)]
+            return [encode_method(channel, m.QUEUE_DELETE, self.queue(), *flags)]
         if verb == 2:
-            return [encode_method(channel, m.EXCHANGE_DELETE, self.pick(EXCHANGES), self.flag(0.2), self.flag(0.1))]
-        return [encode_method(channel, m.BASIC_CANCEL, self.pick(("c1", "c2", "none")), self.flag(0.1))]
+            return [
+                encode_method(
+                    channel,
+                    m.EXCHANGE_DELETE,
+                    self.pick(self.exchanges[5:] or self.exchanges),
+                    self.flag(0.2),
+                    self.flag(0.1),
+                )
+            ]
+        return [
+            encode_method(channel, m.BASIC_CANCEL, f"c{self.random.randint(1, self.consumers + 1)}", self.flag(0.1))
+        ]
 
     def other(self, channel: int) -> list[bytes]:
         again = [encode_method(channel, m.CHANNEL_CLOSE, 200, "", 0, 0), encode_method(channel, m.CHANNEL_OPEN)]
+        if self.flag(0.3):
+            return [encode_method(channel, m.CHANNEL_CLOSE_OK), *self.open()]
         return self.pick(
             (
                 again,
-                [encode_method(channel, m.CHANNEL_CLOSE_OK), encode_method(channel, m.CHANNEL_OPEN)],
-                [encode_method(channel, m.CHANNEL_FLOW, self.flag())],
+                [encode_method(channel, m.CHANNEL_FLOW, self.flag(0.9))],
                 [encode_method(0, m.CONNECTION_UPDATE_SECRET, b"secret", "why")],
-                [encode_method(channel, m.TX_SELECT)],
                 [encode_method(channel, m.ACCESS_REQUEST, "/", False, False, True, True, True)],
                 [encode_method(channel, m.CONFIRM_SELECT, False)],
                 [m.HEARTBEAT_FRAME],
@@ -482,7 +533,7 @@ def mutate(frames: list[bytes], other: list[bytes], randomness: random.Random) -
         if not frames:
             break
         # The handshake is left alone, mostly: little happens behind a broken one.
-        first = 0 if randomness.random() < 0.1 else min(6, len(frames) - 1)
+        first = 0 if randomness.random() < 0.1 else min(22, len(frames) - 1)
         at = randomness.randrange(first, len(frames))
         MUTATIONS[randomness.randrange(len(MUTATIONS))](frames, at, other, randomness)
     return frames

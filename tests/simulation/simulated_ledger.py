@@ -123,6 +123,7 @@ class Ledger:
         self.not_only_delivered: set[str] = set()
         """Queues that messages left in this life in other ways too: these undone by a crash, older ones are there
         again that were never delivered, and may come after younger ones that were."""
+        self._marks: dict[tuple[Copy, str, int | None], list[bool]] = {}
         self._handed_out: list[tuple[Copy, str]] = []  # since all was durable the last time
         self._unsafe: list[Copy] = []  # settled, and not known to be durable
         self._last_first: dict[tuple[str, str], int] = {}  # publisher, queue → highest number delivered first
@@ -186,12 +187,7 @@ class Ledger:
             raise Violation(f"{copy.name} was refused and delivered all the same")
         self.delivered_count += 1
         last = copy.handed_out.get(queue)
-        if last is None and redelivered:
-            raise Violation(f"{copy.name} is delivered from {queue} for the first time and marked as redelivered")
-        if last == self.life and not redelivered:
-            raise Violation(f"{copy.name} is delivered from {queue} again and not marked as redelivered")
-        if queue in copy.delivered_for_good and not redelivered:
-            raise Violation(f"{copy.name} is delivered from {queue} again after a crash, not marked as redelivered")
+        self._marks.setdefault((copy, queue, last), []).append(redelivered)
         copy.handed_out[queue] = self.life
         self._handed_out.append((copy, queue))
         if queue == copy.spec.name:
@@ -215,8 +211,21 @@ class Ledger:
             if min(numbers) < last:
                 raise Violation(f"{publisher}-{min(numbers)} of {queue} was first delivered after {publisher}-{last}")
             self._last_first[(publisher, queue)] = max(numbers)
+        for (copy, queue, last), marks in self._marks.items():
+            self._check_marks(copy, queue, last, marks)
         self._firsts.clear()
         self._runs.clear()
+        self._marks.clear()
+
+    def _check_marks(self, copy: Copy, queue: str, last: int | None, marks: list[bool]) -> None:
+        """`marks`: whether it was marked as redelivered, each time in this turn, in whatever order the connections
+        were written to. `last`: the life of the broker in which it was delivered before."""
+        if last is None and all(marks):
+            raise Violation(f"{copy.name} is delivered from {queue} for the first time and marked as redelivered")
+        if last == self.life and not all(marks):
+            raise Violation(f"{copy.name} is delivered from {queue} again and not marked as redelivered")
+        if queue in copy.delivered_for_good and not all(marks):
+            raise Violation(f"{copy.name} is delivered from {queue} again after a crash, not marked as redelivered")
 
     # --- After a crash --------------------------------------------------------------------------------------
 
@@ -227,6 +236,7 @@ class Ledger:
         self._handed_out.clear()
         self._firsts.clear()
         self._runs.clear()
+        self._marks.clear()
         for publisher, queue in list(self._last_first):
             if queue in self.not_only_delivered or self.specs[queue].expires:
                 del self._last_first[(publisher, queue)]

@@ -95,9 +95,11 @@ class World:
         self.turn_open = True
 
     def lose(self, client: Client) -> None:
-        """The client's connection breaks."""
+        """The client's connection breaks, maybe before what was written for it in this turn has left."""
         self.broker.begin(self.now_ms)
-        self.clients.remove(client)
+        client.flush()
+        if client in self.clients:
+            self.clients.remove(client)
         client.closed = True
         client.session.connection_lost()
         self.turn_open = True

@@ -535,19 +535,19 @@ def test_any_conversation(frames: list[bytes], cuts: list[int]) -> None:
 @given(conversations, positions, st.randoms(use_true_random=False))
 @settings(max_examples=150, deadline=None)
 def test_any_broken_conversation(frames: list[bytes], cuts: list[int], randomness: random.Random) -> None:
-    frames = frames[:40]
+    frames = frames[:40] or [HEARTBEAT]
     for _ in range(randomness.randint(1, 3)):
-        at = randomness.randrange(len(frames)) if frames else 0
+        at = randomness.randrange(len(frames) + 1) if frames else 0
         match randomness.randrange(5):
             case 0:
                 frames[at:at] = frames[at : at + 1]
             case 1:
                 del frames[at : at + 1]
-            case 2 if frames:
+            case 2 if at < len(frames) and frames[at]:
                 frames[at : at + 1] = [frames[at][: randomness.randrange(len(frames[at]))]]
-            case 3 if frames:
+            case 3 if at < len(frames) and frames[at]:
                 broken = bytearray(frames[at])
-                broken[min(int(randomness.expovariate(0.1)), len(broken) - 1)] = randomness.randrange(256)
+                broken[randomness.randrange(min(len(broken), 40))] = randomness.randrange(256)
                 frames[at] = bytes(broken)
             case _:
                 randomness.shuffle(frames)

@@ -23,16 +23,23 @@ CAPABILITIES: Final = {
 MECHANISMS: Final = ("PLAIN", "AMQPLAIN")
 
 
+COMPATIBLE_PRODUCT: Final = "RabbitMQ"
+COMPATIBLE_VERSION: Final = "3.12.14"
+"""Clients look at product and version to know how basic.qos is read (kombu) and what there is: what this broker
+is compatible with, then. `information` and `pabal` say what it is."""
+
+
 def server_properties(settings: SessionSettings) -> dict[str, Any]:
     """What connection.start tells the client."""
     return {
         "capabilities": dict(CAPABILITIES),
         "cluster_name": "pabal@localhost",
         "copyright": "Pabal's authors. Apache License 2.0",
-        "information": "A message queue broker that RabbitMQ's clients use unchanged",
+        "information": "Pabal, a message queue broker that RabbitMQ's clients use unchanged",
+        "pabal": settings.version,
         "platform": settings.platform,
-        "product": "Pabal",
-        "version": settings.version,
+        "product": COMPATIBLE_PRODUCT,
+        "version": COMPATIBLE_VERSION,
     }
 
 
