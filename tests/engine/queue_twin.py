@@ -86,12 +86,17 @@ class Twin:
         while self.ready and any(consumer.room() > 0 for consumer in self.consumers):
             message = self.ready.pop(0)
             if self.fit(message):
-                self.turn %= len(self.consumers)
-                while self.consumers[self.turn].room() <= 0:
-                    self.turn = (self.turn + 1) % len(self.consumers)
-                self.lease(message, self.consumers[self.turn])
-                if len(self.consumers) > 1:
-                    self.turn += 1
+                self.lease(message, self.next_consumer())
+
+    def next_consumer(self) -> TwinConsumer:
+        """The one behind the last one served, or the next that has room. A consumer alone takes no turn."""
+        if len(self.consumers) == 1:
+            return self.consumers[0]
+        self.turn %= len(self.consumers)
+        while self.consumers[self.turn].room() <= 0:
+            self.turn = (self.turn + 1) % len(self.consumers)
+        self.turn += 1
+        return self.consumers[self.turn - 1]
 
     def fit(self, message: TwinMessage) -> bool:
         if self.expired(message):

@@ -28,8 +28,8 @@ ARGUMENTS: dict[str, Any] = {
     "x-dead-letter-exchange": st.just(""),
 }
 WINDOWS = {
-    "stored": st.integers(1, 4),
-    "transient": st.integers(1, 4),
+    "stored": st.sampled_from([1, 2, 4, 30]),
+    "transient": st.sampled_from([1, 2, 30]),
     "load": st.integers(1, 3),
 }
 
@@ -172,8 +172,11 @@ class QueueMachine(RuleBasedStateMachine):
         self.twin.tick()
         self.end_turn()
 
-    @rule()
-    def purge(self) -> None:
+    @precondition(lambda self: len(self.twin.ready) > 2)
+    @rule(indeed=st.sampled_from([False, False, True]))
+    def purge(self, indeed: bool) -> None:
+        if not indeed:
+            return
         assert self.queue.purge() == len(self.twin.ready)
         self.twin.ready.clear()
         self.end_turn()
@@ -205,9 +208,12 @@ class QueueMachine(RuleBasedStateMachine):
         self.begin_commit()
         self.end_commit()
 
-    @rule()
-    def restart(self) -> None:
-        """kill -9. Of the messages that were not persistent the disk says which of them had been paged to it."""
+    @rule(commits=st.booleans(), looks=st.booleans())
+    def restart(self, commits: bool, looks: bool) -> None:
+        """kill -9, after a commit or not. Of the messages that were not persistent the disk says which of them had
+        been paged to it. `looks`: at what there is now, by way of a consumer."""
+        if commits:
+            self.commit()
         on_disk = self.names_on_disk("q")
         dead_on_disk = self.names_on_disk("dead")
         self.engine.start()
@@ -223,6 +229,9 @@ class QueueMachine(RuleBasedStateMachine):
         self.committed = self.twin.snapshot()
         self.declare()
         self.end_turn()
+        if looks:
+            self.add_consumer(20, False)
+            self.the_same()
 
     def names_on_disk(self, queue: str) -> set[str]:
         disk = self.engine.disk
@@ -267,5 +276,5 @@ class QueueMachine(RuleBasedStateMachine):
                 assert message.consumer is consumer
 
 
-QueueMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+QueueMachine.TestCase.settings = settings(max_examples=400, stateful_step_count=40, deadline=None)
 TestQueueAgainstItsTwin = QueueMachine.TestCase

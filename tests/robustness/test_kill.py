@@ -298,7 +298,7 @@ def test_kill_while_starting(start_broker: StartBroker) -> None:
         peer.declare("q")
         peer.declare("gone", durable=False)
     p.fill(broker.port, "q", (b"%d" % n for n in range(20_000)))
-    p.fill(broker.port, "gone", (b"x" * 1000 for _ in range(140_000)))  # so many that some are on disk
+    p.fill(broker.port, "gone", (b"x" * 5000 for _ in range(15_000)))  # so many that some are on disk
     broker.kill()
     for ticks in (1, 6, 9, 11, 13, 15, 18, 22):
         kill_while_starting(broker, ticks)

@@ -24,6 +24,8 @@ class Consumer(ABC):
         self.auto_settle = auto_settle
         self.exclusive = exclusive
         self.unsettled = 0
+        self.overdue = 0
+        """Of these, messages whose lease ran out."""
         self.shared_credit = False
         """Room depends on other consumers too, so ask again after each message."""
 
