@@ -67,7 +67,7 @@ class Queue:
         # Messages may have expired, or be from before a restart: look at each before it is delivered.
         self._sifts = self._ttl_ms is not None or log.count > 0
         self._one_by_one = arguments.max_length is not None
-        log.counts_leases = arguments.delivery_limit is not None
+        log.counts_attempts = arguments.delivery_limit is not None
 
     @property
     def ready(self) -> int:
@@ -219,7 +219,7 @@ class Queue:
             consumer.unsettled += count
             for message in messages:
                 message.consumer = consumer
-            if self.log.counts_leases:
+            if self.log.counts_attempts:
                 for message in messages:
                     self.log.update(message)
             if self._lease_ms is not None:
@@ -304,6 +304,7 @@ class Queue:
     def _return(self, messages: list[Message], reason: str) -> None:
         """Back to their places; those that came back too often are dead-lettered for `reason`."""
         limit = self.arguments.delivery_limit
+        counts_attempts = self.log.counts_attempts
         worn: list[Message] = []
         for message in messages:
             message.attempts += 1
@@ -312,7 +313,8 @@ class Queue:
             if limit is not None and message.attempts > limit:
                 worn.append(message)
                 continue
-            self.log.update(message)
+            if counts_attempts:
+                self.log.update(message)
             self.backlog.push_back(message)
             if message.expires_at_ms:
                 self._sifts = True

@@ -107,16 +107,16 @@ class Journal:
 class QueueLog:
     """One queue's side of the journal: what to put and to delete, and the state that goes with it.
 
-    `durable_position`: all messages up to it that were appended are in the store for good.
-    `on_durable` is called when that has moved, if set. `counts_leases`: a message that is leased when it is
-    written counts as attempted once more, so that one which brings the broker down does not do so for ever.
+    `durable_position`: all messages up to it that were appended are in the store for good. `on_durable` is called
+    when that has moved, if set. `counts_attempts`: attempts are kept, and a message that is leased when it is written
+    counts as attempted once more, so that one which brings the broker down does not do so for ever.
     """
 
     __slots__ = (
         "_dirty",
         "_journal",
         "count",
-        "counts_leases",
+        "counts_attempts",
         "delivered_position",
         "dropped",
         "durable_position",
@@ -144,7 +144,7 @@ class QueueLog:
         self.updated: list[Message] = []
         self.removed: list[int] = []
         self.dropped = False
-        self.counts_leases = False
+        self.counts_attempts = False
         self.on_durable: Callable[[], None] | None = None
 
     def append(self, messages: list[Message], content_bytes: int) -> None:
@@ -158,6 +158,7 @@ class QueueLog:
         """Write this STORED message again: its attempts changed. (One not yet written is written as it is then.)"""
         if message.state == STORED:
             self.updated.append(message)
+            self._journal.unsaved_bytes += len(message.content)
             if not self._dirty:
                 self._touch()
 
@@ -195,7 +196,7 @@ class QueueLog:
         pack = _POSITION.pack
         before = len(batch.puts)
         put = batch.puts.append
-        leases = self.counts_leases
+        leases = self.counts_attempts
         for message in self.unsaved:
             if message.state == PENDING:
                 message.state = STORED
