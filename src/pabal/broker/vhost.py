@@ -217,11 +217,12 @@ class Vhost:
         owner: object,
     ) -> tuple[Queue, bool]:
         """The queue, and whether it was made. An empty name asks for one of the broker's making."""
+        durable = durable and not exclusive  # as in RabbitMQ: it could not outlive its connection anyway
         if not name:
             name = self.broker.name_queue()
         elif name in self.queues:
             queue = self.queue(name, owner)
-            if exclusive and queue.owner is None:
+            if exclusive != (queue.owner is not None):
                 raise self._locked(name)
             current = queue.definition
             compare_flag("queue", name, self.name, "durable", current.durable, durable)

@@ -92,6 +92,8 @@ class Publisher:
 
     def _read_envelope(self, target: _Target, properties: bytes) -> Envelope:
         scan = scan_properties(properties)
+        if scan.has_headers:
+            decode_properties(properties)  # what no consumer could read is refused here, not by each of them
         session = self._channel.session
         if scan.user_id is not None and scan.user_id != session.user:
             raise ChannelFault(
