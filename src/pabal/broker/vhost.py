@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pabal.broker.exchange import EXCHANGE_TYPES, PREDECLARED, Binding, BindingKey, Exchange
 from pabal.broker.queue import Queue
-from pabal.model.arguments import DEFAULTS, KNOWN, UNSUPPORTED, compare, compare_flag, parse_queue_arguments
+from pabal.model.arguments import DEFAULTS, KNOWN, compare, compare_flag, parse_queue_arguments
 from pabal.model.definitions import BindingDefinition, ExchangeDefinition, QueueDefinition, canonical
 from pabal.model.errors import AccessRefused, InvalidCommand, Locked, NotFound, PreconditionFailed
 from pabal.model.limits import ROUTES_CACHED_MAX
@@ -232,7 +232,7 @@ class Vhost:
                 self.name,
                 DEFAULTS | current.arguments,
                 DEFAULTS | arguments,
-                [*KNOWN, *UNSUPPORTED],
+                KNOWN,
             )
             queue.use()
             return queue, False

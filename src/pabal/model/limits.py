@@ -9,6 +9,9 @@ NAME_BYTES_MAX: Final = 255
 ARGUMENT_MS_MAX: Final = 4_294_967_295
 """The longest time an argument may name (RabbitMQ: 2**32 - 1 ms)."""
 
+PRIORITY_MAX: Final = 255
+"""The highest priority of a message, and the highest `x-max-priority`."""
+
 # --- Messages ------------------------------------------------------------------------------------------------
 MESSAGE_BYTES_MAX: Final = 128 * 1024 * 1024
 """Body size of one message (setting `message_bytes_max`)."""

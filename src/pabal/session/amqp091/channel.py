@@ -181,7 +181,8 @@ class Channel:
         elif tag in self.consumers:
             raise WireError(NOT_ALLOWED, f"attempt to reuse consumer tag '{tag}'")
         queue.check_exclusive(exclusive)
-        consumer = ChannelConsumer(self, queue, tag, no_ack, exclusive, self._consumer_prefetch)
+        priority = entities.consumer_priority(queue, arguments)
+        consumer = ChannelConsumer(self, queue, tag, no_ack, exclusive, self._consumer_prefetch, priority)
         consumer.shared_credit = self.prefetch > 0
         self.consumers[tag] = consumer
         if not no_wait:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pabal.model.message import Death
 from pabal.wire.amqp091.content import (
+    body_bytes,
     decode_headers,
     property_bytes,
     raw_headers,
@@ -28,6 +29,12 @@ class Amqp091Container:
             return decode_headers(content)
         except WireError:
             return {}
+
+    def body_bytes(self, content: bytes) -> int:
+        return body_bytes(content)
+
+    def priority(self, content: bytes) -> int:
+        return scan_properties(property_bytes(content)).priority
 
     def ttl(self, content: bytes) -> str | None:
         return scan_properties(property_bytes(content)).expiration

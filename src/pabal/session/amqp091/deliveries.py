@@ -44,9 +44,16 @@ class ChannelConsumer(Consumer):
     """A consumer made by basic.consume. `prefetch`: how many it may hold unsettled, 0 for any number."""
 
     def __init__(
-        self, channel: Channel, queue: Queue, tag: str, auto_settle: bool, exclusive: bool, prefetch: int
+        self,
+        channel: Channel,
+        queue: Queue,
+        tag: str,
+        auto_settle: bool,
+        exclusive: bool,
+        prefetch: int,
+        priority: int,
     ) -> None:
-        super().__init__(queue, tag, auto_settle, exclusive)
+        super().__init__(queue, tag, auto_settle, exclusive, priority)
         self.channel = channel
         self.prefetch = prefetch
         self._counts = queue.arguments.delivery_limit is not None

@@ -103,7 +103,13 @@ class Publisher:
         if scan.has_headers and (_CC in properties or _BCC in properties):
             copies = _read_copies(properties)
         envelope = Envelope(
-            target.exchange, target.routing_key, scan.delivery_mode == 2, ttl_ms, session.container, copies
+            target.exchange,
+            target.routing_key,
+            scan.delivery_mode == 2,
+            ttl_ms,
+            session.container,
+            copies,
+            scan.priority,
         )
         if len(properties) <= _PROPERTIES_CACHED_BYTES_MAX:
             if len(target.envelopes) >= _ENVELOPES_MAX:
