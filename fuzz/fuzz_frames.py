@@ -686,7 +686,7 @@ def play(
         keys_of(output)
     witness.serve()
     if steps is not None:
-        world.pass_time(steps.choice((0, 100, 100_000)))
+        world.pass_time(steps.choice((0, 100, 5000)))
         hostile.session.tick(world.now_ms)
         world.settle()
     hostile.session.connection_lost()

@@ -192,3 +192,16 @@ class Worker(Consumer):
             names.append(name)
         self.ledger.settle(self.queue, names)
         self.ledger.prove(stamp)
+
+
+class Rejecter(Consumer):
+    """Takes messages and rejects them, so that they are dead-lettered."""
+
+    def answer(self, peer: p.Peer) -> None:
+        if not self.held:
+            return
+        if self.random.random() < 0.3:
+            peer.send(p.nack(1, self.held[-1][0], multiple=True, requeue=False))
+        else:
+            peer.send(b"".join([p.nack(1, tag, requeue=False) for tag, _ in self.held]))
+        self.held.clear()

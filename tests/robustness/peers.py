@@ -67,6 +67,15 @@ def long(data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + data
 
 
+def table(**entries: str | int) -> bytes:
+    """A field table's inside: long strings and long integers. `_` in a name stands for `-`."""
+    pieces = []
+    for name, value in entries.items():
+        pieces.append(short(name.replace("_", "-")))
+        pieces.append(b"S" + long(value.encode()) if isinstance(value, str) else b"l" + struct.pack(">q", value))
+    return b"".join(pieces)
+
+
 def frame(kind: int, channel: int, payload: bytes, end: bytes = b"\xce") -> bytes:
     return _HEAD.pack(kind, channel, len(payload)) + payload + end
 

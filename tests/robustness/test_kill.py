@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # when run as a
 from broker_process import BrokerProcess, free_port
 from robustness import peers as p
 from robustness.ledger import Ledger, make_body, read_body
-from robustness.load import Client, Consumer, Publisher, Worker
+from robustness.load import Client, Consumer, Publisher, Rejecter, Worker
 
 CYCLES = int(os.environ.get("PABAL_KILL_CYCLES", "5"))
 SEED = int(os.environ.get("PABAL_KILL_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
@@ -38,22 +38,32 @@ StartBroker = Callable[..., BrokerProcess]
 # --- The load -----------------------------------------------------------------------------------------------
 
 IN, SINGLE, KEEP, DONE = "kill.in", "kill.single", "kill.keep", "kill.done"
+REJECTING, REJECTED, EXPIRING, EXPIRED = "kill.rejecting", "kill.rejected", "kill.expiring", "kill.expired"
 TOPIC, FANOUT = "kill.topic", "kill.fanout"
 SOURCES = ("a", "b", "c")
 ROUTES = {IN: list(SOURCES), SINGLE: ["b"], KEEP: ["a"]}
 """Which publishers' messages each queue gets."""
+MOVES = ((REJECTING, REJECTED, "c"), (EXPIRING, EXPIRED, "b"))
+"""A queue whose messages die, where they go then, and whose they are. Nobody takes them away."""
+EXPIRING_MS = 150
 
 
 def declare_topology(port: int) -> None:
     with p.Peer(port) as peer:
-        for queue in (IN, SINGLE, KEEP, DONE):
+        for queue in (IN, SINGLE, KEEP, DONE, REJECTED, EXPIRED):
             peer.declare(queue)
+        dying = p.table(x_dead_letter_exchange="", x_dead_letter_routing_key=REJECTED)
+        peer.declare(REJECTING, arguments=dying)
+        dying = p.table(x_dead_letter_exchange="", x_dead_letter_routing_key=EXPIRED, x_message_ttl=EXPIRING_MS)
+        peer.declare(EXPIRING, arguments=dying)
         peer.call(p.exchange_declare(1, TOPIC, "topic"), p.EXCHANGE_DECLARE_OK)
         peer.call(p.exchange_declare(1, FANOUT, "fanout"), p.EXCHANGE_DECLARE_OK)
         peer.call(p.queue_bind(1, IN, TOPIC, "in.#"), p.BIND_OK)
         peer.call(p.queue_bind(1, SINGLE, TOPIC, "*.b"), p.BIND_OK)
         peer.call(p.queue_bind(1, KEEP, TOPIC, "in.a"), p.BIND_OK)
         peer.call(p.queue_bind(1, KEEP, FANOUT, ""), p.BIND_OK)
+        peer.call(p.queue_bind(1, REJECTING, TOPIC, "in.c"), p.BIND_OK)
+        peer.call(p.queue_bind(1, EXPIRING, TOPIC, "in.b"), p.BIND_OK)
 
 
 def check_topology(port: int, ledger: Ledger) -> None:
@@ -127,6 +137,7 @@ class Load:
             Worker(port, ledger, IN, DONE, seed(), prefetch=300),
             Consumer(port, ledger, IN, seed()),
             Worker(port, ledger, SINGLE, DONE, seed(), prefetch=20),
+            Rejecter(port, ledger, REJECTING, seed()),
         ]
         self.consumers = [consumer for consumer in consumers if seeds.random() < attendance]
         self.clients: list[Client] = [
@@ -161,6 +172,21 @@ class Load:
         assert not failures, "\n".join(failures)
 
 
+def check_moved(port: int, ledger: Ledger, dying: str, dead: str, source: str) -> int:
+    """What died is in one of the two queues, never in both, never twice, never in none."""
+    if dying == EXPIRING:
+        with p.Peer(port) as peer:
+            p.eventually(lambda: peer.ready(dying) == 0, "all have expired")
+    counts = Counter(read_body(event.body) for queue in (dying, dead) for event in p.drain(port, queue))
+    twice = [name for name, count in counts.items() if count > 1]
+    if twice:
+        ledger.problems.append(f"{dying}, {dead}: {len(twice)} are there twice: {twice[:5]}")
+    lost = [number for number in sorted(ledger.confirmed[source]) if (source, number) not in counts]
+    if lost:
+        ledger.problems.append(f"{dying}, {dead}: {len(lost)} confirmed of {source} lost: {lost[:5]}")
+    return len(counts)
+
+
 def check_all(port: int, ledger: Ledger) -> dict[str, int]:
     """The end: takes what is left and compares with what is known."""
     figures: dict[str, int] = {}
@@ -174,6 +200,8 @@ def check_all(port: int, ledger: Ledger) -> dict[str, int]:
             if name in ledger.marked[queue] and not event.redelivered:
                 ledger.problems.append(f"{queue}: {name} came again and is not marked as redelivered")
         ledger.check(queue, sources, left)
+    for dying, dead, source in MOVES:
+        figures[dead] = check_moved(port, ledger, dying, dead, source)
     done = Counter(event.body for event in p.drain(port, DONE))
     proven = [f"{s}:{n}".encode() for queue in (IN, SINGLE) for s, n in ledger.settled[queue]]
     missing = [name for name in proven if not done[name]]
@@ -270,7 +298,7 @@ def test_kill_while_starting(start_broker: StartBroker) -> None:
         peer.declare("q")
         peer.declare("gone", durable=False)
     p.fill(broker.port, "q", (b"%d" % n for n in range(20_000)))
-    p.fill(broker.port, "gone", (b"x" * 1000 for _ in range(140_000)))  # so many that some are on disk
+    p.fill(broker.port, "gone", (b"x" * 5000 for _ in range(15_000)))  # so many that some are on disk
     broker.kill()
     for ticks in (1, 6, 9, 11, 13, 15, 18, 22):
         kill_while_starting(broker, ticks)

@@ -271,8 +271,7 @@ class Client:
         attempts = headers.get("x-delivery-count", 0)
         if attempts > limit:
             raise Violation(f"{copy.name} is delivered after {attempts} attempts, and {limit} is the limit")
-        if attempts >= copy.deliveries:
-            raise Violation(f"{copy.name} is delivered for the {copy.deliveries}. time with count {attempts}")
+        self.world.ledger.counted.append((copy, attempts))
 
     def _confirmed(self, upto: int, multiple: bool, taken: bool) -> None:
         if self.world.failed:

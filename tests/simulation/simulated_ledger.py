@@ -120,10 +120,12 @@ class Ledger:
         self.copies: dict[CopyKey, Copy] = {}
         self.life = 0
         self.confirmed_count = self.delivered_count = 0
+        self.counted: list[tuple[Copy, int]] = []
+        """What was delivered in this turn with how many attempts before it."""
         self.not_only_delivered: set[str] = set()
         """Queues that messages left in this life in other ways too: these undone by a crash, older ones are there
         again that were never delivered, and may come after younger ones that were."""
-        self._marks: dict[tuple[Copy, str, int | None], list[bool]] = {}
+        self._marks: dict[tuple[Copy, str], tuple[int | None, list[bool]]] = {}
         self._handed_out: list[tuple[Copy, str]] = []  # since all was durable the last time
         self._unsafe: list[Copy] = []  # settled, and not known to be durable
         self._last_first: dict[tuple[str, str], int] = {}  # publisher, queue → highest number delivered first
@@ -186,13 +188,13 @@ class Ledger:
         if copy.refused:
             raise Violation(f"{copy.name} was refused and delivered all the same")
         self.delivered_count += 1
-        last = copy.handed_out.get(queue)
-        self._marks.setdefault((copy, queue, last), []).append(redelivered)
+        last, marks = self._marks.setdefault((copy, queue), (copy.handed_out.get(queue), []))
+        marks.append(redelivered)
         copy.handed_out[queue] = self.life
         self._handed_out.append((copy, queue))
         if queue == copy.spec.name:
             copy.deliveries += 1
-            if last is None:
+            if last is None and not redelivered:
                 self._first_delivery(copy, consumer)
         return copy
 
@@ -211,11 +213,15 @@ class Ledger:
             if min(numbers) < last:
                 raise Violation(f"{publisher}-{min(numbers)} of {queue} was first delivered after {publisher}-{last}")
             self._last_first[(publisher, queue)] = max(numbers)
-        for (copy, queue, last), marks in self._marks.items():
+        for (copy, queue), (last, marks) in self._marks.items():
             self._check_marks(copy, queue, last, marks)
+        for copy, attempts in self.counted:
+            if attempts >= copy.deliveries:
+                raise Violation(f"{copy.name} was delivered {copy.deliveries} times and counts {attempts} before")
         self._firsts.clear()
         self._runs.clear()
         self._marks.clear()
+        self.counted.clear()
 
     def _check_marks(self, copy: Copy, queue: str, last: int | None, marks: list[bool]) -> None:
         """`marks`: whether it was marked as redelivered, each time in this turn, in whatever order the connections
@@ -237,6 +243,7 @@ class Ledger:
         self._firsts.clear()
         self._runs.clear()
         self._marks.clear()
+        self.counted.clear()
         for publisher, queue in list(self._last_first):
             if queue in self.not_only_delivered or self.specs[queue].expires:
                 del self._last_first[(publisher, queue)]

@@ -300,6 +300,8 @@ ERRORS: dict[str, tuple[int, list[bytes]]] = {
     "header on another channel": (505, [method_frame(1), header_frame(2, 3), *body_frames(1, b"abc")]),
     "body on another channel": (505, [method_frame(1), header_frame(1, 3), *body_frames(2, b"abc")]),
     "header too short": (501, [method_frame(1), frame(2, 1, b"\0\x3c\0\0\0\0\0\0\0\0\0\x03")]),
+    "header far too short": (501, [method_frame(1), frame(2, 1, b"\0\x3c\0\0")]),
+    "empty header": (501, [method_frame(1), frame(2, 1, b"")]),
     "header of another class": (505, [method_frame(1), header_frame(1, 3, class_id=50), *body_frames(1, b"abc")]),
     "too much body": (505, [method_frame(1), header_frame(1, 2), *body_frames(1, b"abc")]),
     "too much body in the second frame": (

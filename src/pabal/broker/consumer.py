@@ -26,6 +26,8 @@ class Consumer(ABC):
         self.priority = priority
         """Those of a higher one are served first, as long as they have room."""
         self.unsettled = 0
+        self.overdue = 0
+        """Of these, messages whose lease ran out."""
         self.shared_credit = False
         """Room depends on other consumers too, so ask again after each message."""
 

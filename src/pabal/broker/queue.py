@@ -335,6 +335,7 @@ class Queue:
     def late(self, consumer: Consumer) -> None:
         """A consumer spoke of a message whose lease had run out: ignored, but it has room again."""
         consumer.unsettled -= 1
+        consumer.overdue -= 1
         self.late_settlements += 1
         if not self.deleted:
             self.schedule()
@@ -389,6 +390,7 @@ class Queue:
         if expired:
             self.leased -= len(expired)
             for message in expired:
+                message.consumer.overdue += 1
                 message.consumer.revoked(message)
             self._return(expired, "lease_expired")
         self.schedule()  # expires what is due, hands out what came back, sets the timer again

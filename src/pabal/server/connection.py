@@ -93,7 +93,9 @@ class Connection(asyncio.Protocol):
         session = self.session
         pieces = session.take_output(self._server.now_ms)
         transport = self._transport
-        if pieces and not transport.is_closing():
+        if transport.is_closing():
+            return
+        if pieces:
             if len(pieces) == 1:
                 transport.write(pieces[0])
             elif sum(map(len, pieces)) <= _JOINED_BYTES_MAX:

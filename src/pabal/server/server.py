@@ -138,9 +138,9 @@ class Server:
                 await asyncio.sleep(0.01)
         for connection in list(self._connections):
             connection.abort()
-        await asyncio.sleep(0)
-        while self.turn.committing and self.failure is None:
+        while (self._connections or self.turn.committing) and self.failure is None:
             await asyncio.sleep(0.01)
+        self.turn.failed = True  # a turn that is still to end comes too late
         if self.failure is None and self._store.begin():
             self._store.finish()
         self._executor.shutdown()

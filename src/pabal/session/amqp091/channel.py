@@ -39,6 +39,7 @@ class Channel:
         self.last_queue = ""
         self.last_delivery = 0
         self.consumers: dict[str, ChannelConsumer] = {}
+        self._cancelled: list[ChannelConsumer] = []
         self.unsettled_deliveries: dict[int, Message | Revoked] = {}
         self.publisher = Publisher(self)
         self._first_unsettled = 1  # no delivery below it is unsettled
@@ -60,8 +61,9 @@ class Channel:
             self.publisher.confirm(upto)
 
     def unsettled(self) -> int:
-        """Deliveries that consumers hold."""
-        return sum(consumer.unsettled for consumer in self.consumers.values())
+        """Deliveries that consumers hold, cancelled ones too."""
+        self._cancelled = [consumer for consumer in self._cancelled if consumer.unsettled]
+        return sum(consumer.unsettled for consumer in (*self.consumers.values(), *self._cancelled))
 
     def stop_consumers(self) -> None:
         """Cancels the consumers; what they hold stays with the channel."""
@@ -193,6 +195,7 @@ class Channel:
         consumer = self.consumers.pop(tag, None)
         if consumer is not None:
             consumer.queue.remove_consumer(consumer)
+            self._cancelled = [each for each in (*self._cancelled, consumer) if each.unsettled]
         if not no_wait:
             self.reply(m.BASIC_CANCEL_OK, tag)
 

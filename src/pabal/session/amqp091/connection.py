@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from pabal.broker.access import Access
@@ -19,23 +20,12 @@ from pabal.model.limits import (
 from pabal.model.message import Container
 from pabal.session.amqp091.channel import Channel
 from pabal.session.amqp091.faults import CHANNEL_CODES, CONNECTION_CODES, ChannelFault
-from pabal.session.amqp091.handshake import MECHANISMS, check_tune, read_credentials, server_properties
+from pabal.session.amqp091.handshake import MECHANISMS, STATES, check_tune, read_credentials, server_properties
 from pabal.session.amqp091.settings import SessionSettings
 from pabal.wire.amqp091 import errors as codes
 from pabal.wire.amqp091 import methods as m
 from pabal.wire.amqp091.errors import WireError, reply_text
 from pabal.wire.amqp091.frames import Scanner
-
-STATES: Final[dict[str, frozenset[int]]] = {
-    "header": frozenset(),
-    "start": frozenset({m.CONNECTION_START_OK.key}),
-    "tune": frozenset({m.CONNECTION_TUNE_OK.key}),
-    "opening": frozenset({m.CONNECTION_OPEN.key}),
-    "open": frozenset({m.CONNECTION_CLOSE.key, m.CONNECTION_UPDATE_SECRET.key}),
-    "closing": frozenset({m.CONNECTION_CLOSE.key, m.CONNECTION_CLOSE_OK.key}),
-    "closed": frozenset(),
-}
-"""What a client may send on channel 0 (§2.2.4). "closing": we sent connection.close and await its answer."""
 
 _CLOSE_OK_FRAME: Final = m.encode_method(0, m.CONNECTION_CLOSE_OK)
 
@@ -77,6 +67,7 @@ class Amqp091Session:
         self._reply_bytes = 0
         self._stalled = False
         self._held: list[bytes] = []
+        self._notices: list[bytes] | None = None
         self._channels: dict[int, Channel] = {}
         self._closing_channels: set[int] = set()
         self._channel_max = settings.channel_max
@@ -127,6 +118,27 @@ class Amqp091Session:
         self._held.append(frame)
         self._scanner.paused = True
         self.broker.await_durable(self, 0)
+
+    def write_notice(self, data: bytes) -> None:
+        """Something the peer did not ask for: at once, or behind the answer that is being made."""
+        if self._notices is None:
+            self.write(data)
+        else:
+            self._notices.append(data)
+
+    @contextmanager
+    def notices_later(self) -> Iterator[None]:
+        """What is written as a notice in here follows what is written as an answer."""
+        self._notices = []
+        try:
+            yield
+        finally:
+            notices, self._notices = self._notices, None
+            for notice in notices:
+                if self._held:
+                    self._held.append(notice)
+                else:
+                    self.write(notice)
 
     def durable(self, upto: int) -> None:
         """See broker.Waiter."""

@@ -69,7 +69,10 @@ class ChannelConsumer(Consumer):
             return 0
         if self.auto_settle:
             return DISPATCH_MESSAGES_MAX
-        room = self.prefetch - self.unsettled if self.prefetch else DISPATCH_MESSAGES_MAX
+        if self.prefetch:
+            room = self.prefetch - self.unsettled
+        else:  # without a limit of its own, it must not be given the same messages at the end of each lease
+            room = 0 if self.overdue else DISPATCH_MESSAGES_MAX
         if channel.prefetch:
             room = min(room, channel.prefetch - channel.unsettled())
         return room
@@ -128,7 +131,7 @@ class ChannelConsumer(Consumer):
     def cancelled(self) -> None:
         self.channel.consumers.pop(self.tag, None)
         if self.channel.session.wants_cancel_notify:
-            self.channel.session.write(encode_method(self.channel.number, BASIC_CANCEL, self.tag, True))
+            self.channel.session.write_notice(encode_method(self.channel.number, BASIC_CANCEL, self.tag, True))
 
 
 class GetConsumer(Consumer):

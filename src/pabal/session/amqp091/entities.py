@@ -131,10 +131,11 @@ def queue_delete(channel: Channel, name: str, if_unused: bool, if_empty: bool, n
     try:
         queue = find_queue(channel, name)
     except NotFound:
-        pass  # RabbitMQ does not mind
-    else:
-        count = channel.vhost.delete_queue(queue, if_unused, if_empty)
-    reply(channel, no_wait, QUEUE_DELETE_OK, min(count, 2**32 - 1))
+        queue = None  # RabbitMQ does not mind
+    with channel.session.notices_later():  # py-amqp cannot take basic.cancel before delete-ok
+        if queue is not None:
+            count = channel.vhost.delete_queue(queue, if_unused, if_empty)
+        reply(channel, no_wait, QUEUE_DELETE_OK, min(count, 2**32 - 1))
 
 
 def find_queue(channel: Channel, name: str) -> Queue:

@@ -1,4 +1,4 @@
-"""The handshake of an AMQP 0-9-1 connection: what the server says of itself, credentials, limits (§2.2.4, §1.4.2)."""
+"""The states of an AMQP 0-9-1 connection and its handshake: what the server says of itself, credentials, limits."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from pabal.model.limits import FRAME_BYTES_MIN
 from pabal.session.amqp091.settings import SessionSettings
+from pabal.wire.amqp091 import methods as m
 from pabal.wire.amqp091.errors import NOT_ALLOWED, SYNTAX_ERROR, WireError
 from pabal.wire.amqp091.fields import decode_table
 
@@ -22,6 +23,17 @@ CAPABILITIES: Final = {
 """What connection.start says this broker can do, under RabbitMQ's names."""
 
 MECHANISMS: Final = ("PLAIN", "AMQPLAIN")
+
+STATES: Final[dict[str, frozenset[int]]] = {
+    "header": frozenset(),
+    "start": frozenset({m.CONNECTION_START_OK.key}),
+    "tune": frozenset({m.CONNECTION_TUNE_OK.key}),
+    "opening": frozenset({m.CONNECTION_OPEN.key}),
+    "open": frozenset({m.CONNECTION_CLOSE.key, m.CONNECTION_UPDATE_SECRET.key}),
+    "closing": frozenset({m.CONNECTION_CLOSE.key, m.CONNECTION_CLOSE_OK.key}),
+    "closed": frozenset(),
+}
+"""What a client may send on channel 0 (§2.2.4). "closing": we sent connection.close and await its answer."""
 
 
 COMPATIBLE_PRODUCT: Final = "RabbitMQ"

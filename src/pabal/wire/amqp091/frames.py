@@ -295,7 +295,9 @@ class Scanner:
         """The usual case: method, header and one body frame, all there. Else the content is assembled, or waited
         for when it is small and nothing else has come in between."""
         if end - stop < _CONTENT_HEAD.size:
-            if end == stop or buffer.startswith(_CHANNEL_HEAD.pack(FRAME_HEADER, channel)[: end - stop], stop):
+            awaited = _HEAD.pack(FRAME_HEADER, channel, 0)[: min(3, end - stop)]
+            whole = end - stop >= _HEAD.size and _HEAD.unpack_from(buffer, stop)[2] < _HEADER_PAYLOAD_MIN
+            if buffer.startswith(awaited, stop) and not whole:
                 return pos
         else:
             kind, header_channel, size, class_id, _, body_bytes = _CONTENT_HEAD.unpack_from(buffer, stop)
