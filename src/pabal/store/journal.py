@@ -175,11 +175,12 @@ class QueueLog:
     def remove(self, messages: list[Message]) -> None:
         """Settled: delete what was stored; what was not written yet never will be."""
         removed = self.removed
+        counts_bytes = self.counts_bytes
         for message in messages:
             if message.state == STORED:
                 removed.append(message.position)
                 message.state = UNSTORED
-                if self.counts_bytes:
+                if counts_bytes:
                     self.body_bytes -= message.envelope.container.body_bytes(message.content)
             elif message.state == PENDING:
                 message.state = UNSTORED
@@ -213,12 +214,13 @@ class QueueLog:
         before = len(batch.puts)
         put = batch.puts.append
         leases = self.counts_leases
+        counts_bytes = self.counts_bytes
         for message in self.unsaved:
             if message.state == PENDING:
                 message.state = STORED
                 begun = 1 if leases and message.consumer is not None else 0
                 put((prefix + pack(message.position), encode_record(message, begun)))
-                if self.counts_bytes:
+                if counts_bytes:
                     self.body_bytes += message.envelope.container.body_bytes(message.content)
         self.count += len(batch.puts) - before - len(self.removed)
         if self.levels is not None:
