@@ -9,13 +9,13 @@ from typing import Any
 
 @dataclass(eq=False)
 class TwinMessage:
-    """`redelivered`: None when the twin cannot know, since it depends on what was paged to disk."""
+    """`attempts` and `redelivered`: None when the twin cannot know, since that depends on what was written when."""
 
     name: str
     place: int
     persistent: bool
     expires_at_ms: int | None
-    attempts: int = 0
+    attempts: int | None = 0
     redelivered: bool | None = False
 
 
@@ -76,6 +76,9 @@ class Twin:
         if self.dead_letters:
             self.dead.append((message.name, reason, message.persistent))
 
+    def over_limit(self, message: TwinMessage) -> bool:
+        return self.limit is not None and message.attempts is not None and message.attempts > self.limit
+
     def expired(self, message: TwinMessage) -> bool:
         return message.expires_at_ms is not None and message.expires_at_ms < self.now_ms
 
@@ -101,7 +104,7 @@ class Twin:
     def fit(self, message: TwinMessage) -> bool:
         if self.expired(message):
             self.die(message, "expired")
-        elif self.limit is not None and message.attempts > self.limit:
+        elif self.over_limit(message):
             self.die(message, "delivery_limit")
         else:
             return True
@@ -142,9 +145,9 @@ class Twin:
     def give_back(self, messages: list[TwinMessage], reason: str) -> None:
         worn = []
         for message in messages:
-            message.attempts += 1
+            message.attempts = None if message.attempts is None else message.attempts + 1
             message.redelivered = True
-            if self.limit is not None and message.attempts > self.limit:
+            if self.over_limit(message):
                 worn.append(message)
             else:
                 self.ready.append(message)
@@ -168,7 +171,7 @@ class Twin:
         kept = copy.deepcopy(self)
         kept.consumers.clear()
         for message, consumer, _ in kept.leased.values():
-            if self.limit is not None and not consumer.auto:
+            if self.limit is not None and not consumer.auto and message.attempts is not None:
                 message.attempts += 1
             kept.ready.append(message)
         kept.leased.clear()
@@ -185,6 +188,8 @@ class Twin:
         assert all(name in dead_on_disk for name, _, persistent in self.dead if persistent), "a dead letter is lost"
         self.dead = [letter for letter in self.dead if letter[0] in dead_on_disk]
         for message in self.ready:
+            if self.limit is None:
+                message.attempts = None  # kept only where they count
             if message.attempts or message.place <= self.surely_delivered:
                 message.redelivered = True
             else:

@@ -1,4 +1,4 @@
-"""Routing: each type, exchanges bound to exchanges in circles, alternate exchanges, and what bindings leave behind."""
+"""Routing: each type, exchanges bound in circles, alternate exchanges, and what bindings leave behind."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_topic import matches
 
 from engine import PLAIN, Engine, content, envelope
 from pabal.broker.exchange import HeadersExchange
@@ -279,8 +280,6 @@ def test_any_graph_like_its_twin(
         if kind == "direct":
             return pattern == key
         if kind == "topic":
-            from test_topic import matches
-
             return matches(pattern, key)
         return True
 

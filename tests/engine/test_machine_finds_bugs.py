@@ -16,7 +16,7 @@ from pabal.model.message import STORED, Message
 from pabal.store.journal import Batch, QueueLog
 
 QUICK = settings(
-    max_examples=500,
+    max_examples=1500,
     stateful_step_count=30,
     phases=[Phase.generate],
     database=None,
@@ -157,28 +157,30 @@ def newest_dropped(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Queue, "_drop_head", drop_head)
 
 
-PLANTS: list[Plant] = [
-    no_attempts,
-    to_the_end,
-    attempts_are_not_stored,
-    deliveries_are_not_stored,
-    removals_are_not_stored,
-    removed_before_written_is_written,
-    paging_forgets_the_tail,
-    purge_leaves_the_disk,
-    one_consumer_gets_all,
-    leases_do_not_end,
-    the_timer_is_not_set,
-    late_settles_give_no_room,
-    limit_off_by_one,
-    expires_a_millisecond_late,
-    newest_dropped,
-]
+PLANTS: dict[Plant, dict[str, Any]] = {
+    no_attempts: {"x-delivery-limit": 2},
+    to_the_end: {},
+    attempts_are_not_stored: {"x-delivery-limit": 2},
+    deliveries_are_not_stored: {},
+    removals_are_not_stored: {},
+    removed_before_written_is_written: {},
+    paging_forgets_the_tail: {},
+    purge_leaves_the_disk: {},
+    one_consumer_gets_all: {},
+    leases_do_not_end: {"x-consumer-timeout": 30},
+    the_timer_is_not_set: {"x-message-ttl": 40},
+    late_settles_give_no_room: {"x-consumer-timeout": 30},
+    limit_off_by_one: {"x-delivery-limit": 1},
+    expires_a_millisecond_late: {"x-message-ttl": 40},
+    newest_dropped: {"x-max-length": 2, "x-overflow": "drop-head"},
+}
+"""Each with the arguments of a queue that it can be seen in."""
 
 
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)
 def test_a_planted_bug_is_found(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
+    monkeypatch.setattr(QueueMachine, "forced", PLANTS[plant])
     with pytest.raises(Exception) as caught:
         run_state_machine_as_test(QueueMachine, settings=QUICK)
     assert not isinstance(caught.value, (pytest.fail.Exception, AttributeError)), caught.value

@@ -79,7 +79,9 @@ class Opened:
 
     def log(self, queue_id: int) -> QueueLog:
         if queue_id not in self._logs:
-            self._logs[queue_id] = self.store.journal.queue_log(queue_id, self.loaded.queues.get(queue_id))
+            log = self.store.journal.queue_log(queue_id, self.loaded.queues.get(queue_id))
+            log.counts_attempts = True
+            self._logs[queue_id] = log
         return self._logs[queue_id]
 
     def define(self, queue_id: int) -> None:

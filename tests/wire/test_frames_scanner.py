@@ -118,7 +118,7 @@ def obvious(data: bytes) -> Outcome:
     pos = 0
     while len(data) - pos >= 7:
         kind, channel, size = struct.unpack_from(">BHI", data, pos)
-        if size + 8 > FRAME_BYTES_MAX:
+        if size > FRAME_BYTES_MAX:
             return calls, FRAME_ERROR
         if len(data) - pos < size + 8:
             break
@@ -270,7 +270,7 @@ CASES: dict[str, list[bytes]] = {
 }
 
 ERRORS: dict[str, tuple[int, list[bytes]]] = {
-    "frame one byte too large": (501, [frame(3, 1, b"x" * (FRAME_BYTES_MAX - 7))]),
+    "frame one byte too large": (501, [frame(3, 1, b"x" * (FRAME_BYTES_MAX + 1))]),
     "frame of four GiB": (501, [b"\x01\x00\x01\xff\xff\xff\xff"]),
     "bad end of a method": (501, [QOS[:-1] + b"\xcd"]),
     "bad end of a heartbeat": (501, [HEARTBEAT[:-1] + b"\x00"]),

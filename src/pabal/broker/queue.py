@@ -66,7 +66,7 @@ class Queue:
         # Messages may have expired, or be from before a restart: look at each before it is delivered.
         self._sifts = self._ttl_ms is not None or log.count > 0
         self._bounded = arguments.max_length is not None or arguments.max_length_bytes is not None
-        log.counts_leases = arguments.delivery_limit is not None
+        log.counts_attempts = arguments.delivery_limit is not None
         log.counts_bytes = self._counts_bytes = arguments.max_length_bytes is not None
         self.body_bytes = log.body_bytes  # of ready messages, kept if there is a limit on it
 
@@ -256,7 +256,7 @@ class Queue:
             consumer.unsettled += count
             for message in messages:
                 message.consumer = consumer
-            if self.log.counts_leases:
+            if self.log.counts_attempts:
                 for message in messages:
                     self.log.update(message)
             if self._lease_ms is not None:
@@ -343,6 +343,7 @@ class Queue:
     def _return(self, messages: list[Message], reason: str) -> None:
         """Back to their places; those that came back too often are dead-lettered for `reason`."""
         limit = self.arguments.delivery_limit
+        counts_attempts = self.log.counts_attempts
         worn: list[Message] = []
         for message in messages:
             message.attempts += 1
@@ -351,7 +352,8 @@ class Queue:
             if limit is not None and message.attempts > limit:
                 worn.append(message)
                 continue
-            self.log.update(message)
+            if counts_attempts:
+                self.log.update(message)
             self.backlog.push_back(message)
             if self._counts_bytes:
                 self.body_bytes += message.envelope.container.body_bytes(message.content)

@@ -88,12 +88,12 @@ _IDENTITY = {
 def definition_key(definition: Definition) -> bytes:
     """The key a definition is stored under: its kind, and a digest of what names it (names may be long)."""
     kind = _KIND_OF[type(definition)]
-    names = [_escaped(getattr(definition, name)) for name in _IDENTITY[type(definition)]]
+    names = [getattr(definition, name) for name in _IDENTITY[type(definition)]]
     return kind.encode() + b":" + hashlib.blake2b(canonical(names).encode(), digest_size=20).digest()
 
 
 def encode_definition(definition: Definition) -> bytes:
-    return canonical(_escaped({"kind": _KIND_OF[type(definition)], **asdict(definition)})).encode()
+    return canonical({"kind": _KIND_OF[type(definition)], **asdict(definition)}).encode()
 
 
 def decode_definition(data: bytes) -> Definition:
@@ -111,8 +111,8 @@ def decode_definition(data: bytes) -> Definition:
 
 
 def canonical(value: Any) -> str:
-    """The same text for equal values: keys sorted, no spaces, only ASCII."""
-    return json.dumps(value, default=_to_json, sort_keys=True, separators=(",", ":"))
+    """The same text for equal values and for no others: keys sorted, no spaces, only ASCII."""
+    return json.dumps(_escaped(value), default=_to_json, sort_keys=True, separators=(",", ":"))
 
 
 def _escaped(value: Any) -> Any:

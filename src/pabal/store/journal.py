@@ -110,9 +110,9 @@ class Journal:
 class QueueLog:
     """One queue's side of the journal: what to put and to delete, and the state that goes with it.
 
-    `durable_position`: all messages up to it that were appended are in the store for good.
-    `on_durable` is called when that has moved, if set. `counts_leases`: a message that is leased when it is
-    written counts as attempted once more, so that one which brings the broker down does not do so for ever.
+    `durable_position`: all messages up to it that were appended are in the store for good. `on_durable` is called
+    when that has moved, if set. `counts_attempts`: attempts are kept, and a message that is leased when it is written
+    counts as attempted once more, so that one which brings the broker down does not do so for ever.
     `counts_bytes`: keep count of bodies. `levels`: messages of each priority; None when there are no priorities.
     Positions here (next, delivered, durable) are orders of arrival, without the priority.
     """
@@ -122,8 +122,8 @@ class QueueLog:
         "_journal",
         "body_bytes",
         "count",
+        "counts_attempts",
         "counts_bytes",
-        "counts_leases",
         "delivered_position",
         "dropped",
         "durable_position",
@@ -154,7 +154,7 @@ class QueueLog:
         self.body_bytes = state.body_bytes
         self.levels: dict[int, int] | None = dict(state.levels) or None
         self.dropped = False
-        self.counts_leases = False
+        self.counts_attempts = False
         self.counts_bytes = False
         self.on_durable: Callable[[], None] | None = None
 
@@ -169,6 +169,7 @@ class QueueLog:
         """Write this STORED message again: its attempts changed. (One not yet written is written as it is then.)"""
         if message.state == STORED:
             self.updated.append(message)
+            self._journal.unsaved_bytes += len(message.content)
             if not self._dirty:
                 self._touch()
 
@@ -213,7 +214,7 @@ class QueueLog:
         pack = _POSITION.pack
         before = len(batch.puts)
         put = batch.puts.append
-        leases = self.counts_leases
+        leases = self.counts_attempts
         counts_bytes = self.counts_bytes
         for message in self.unsaved:
             if message.state == PENDING:

@@ -65,6 +65,11 @@ class Channel:
         self._cancelled = [consumer for consumer in self._cancelled if consumer.unsettled]
         return sum(consumer.unsettled for consumer in (*self.consumers.values(), *self._cancelled))
 
+    def forget(self, consumer: ChannelConsumer) -> None:
+        """It is cancelled; what it still holds counts on against the channel's prefetch."""
+        self.consumers.pop(consumer.tag, None)
+        self._cancelled = [each for each in (*self._cancelled, consumer) if each.unsettled]
+
     def stop_consumers(self) -> None:
         """Cancels the consumers; what they hold stays with the channel."""
         consumers = list(self.consumers.values())
@@ -192,10 +197,10 @@ class Channel:
         queue.add_consumer(consumer)
 
     def basic_cancel(self, tag: str, no_wait: bool) -> None:
-        consumer = self.consumers.pop(tag, None)
+        consumer = self.consumers.get(tag)
         if consumer is not None:
             consumer.queue.remove_consumer(consumer)
-            self._cancelled = [each for each in (*self._cancelled, consumer) if each.unsettled]
+            self.forget(consumer)
         if not no_wait:
             self.reply(m.BASIC_CANCEL_OK, tag)
 

@@ -129,7 +129,7 @@ class ChannelConsumer(Consumer):
         self.channel.unsettled_deliveries[message.delivery] = Revoked(self)
 
     def cancelled(self) -> None:
-        self.channel.consumers.pop(self.tag, None)
+        self.channel.forget(self)
         if self.channel.session.wants_cancel_notify:
             self.channel.session.write_notice(encode_method(self.channel.number, BASIC_CANCEL, self.tag, True))
 

@@ -89,9 +89,10 @@ class _Assembly:
 class Scanner:
     """Scans one connection's bytes, after the protocol header. WireError: the connection cannot go on.
 
-    `frame_bytes_max`: largest frame taken, whole. `message_bytes_max`: largest body. `assembly_bytes_max`:
-    of unfinished contents together. `paused`: stop scanning and keep what follows until `receive` is called
-    again with this unset.
+    `frame_bytes_max`: the negotiated frame_max; as in RabbitMQ a frame may be 8 bytes longer, since there are clients
+    (amqpstorm) that take it for the size of the payload. `message_bytes_max`: largest body. `assembly_bytes_max`: of
+    unfinished contents together. `paused`: stop scanning and keep what follows until `receive` is called again with
+    this unset.
     """
 
     def __init__(
@@ -176,7 +177,7 @@ class Scanner:
         properties_at = size_at + 8
         body_size_at = properties_at + len(same_properties)
         method_bytes = self._method_bytes
-        body_bytes_max = min(self.message_bytes_max, self.frame_bytes_max - FRAME_OVERHEAD_BYTES)
+        body_bytes_max = min(self.message_bytes_max, self.frame_bytes_max)
         same_bytes = body_size_at + 4 + self._body_bytes + 1
         contents: list[bytes] = []
         content_bytes = 0
@@ -236,7 +237,7 @@ class Scanner:
         """One frame, or one publish and its content when all of it is there. Returns `pos` when bytes are missing."""
         kind, channel, size = _HEAD.unpack_from(buffer, pos)
         stop: int = pos + size + FRAME_OVERHEAD_BYTES
-        if stop - pos > self.frame_bytes_max:
+        if size > self.frame_bytes_max:
             raise WireError(
                 FRAME_ERROR,
                 f"type {kind}, all octets = {size}: frame too large, {stop - pos} bytes > {self.frame_bytes_max}",
@@ -309,8 +310,8 @@ class Scanner:
                 and size >= _HEADER_PAYLOAD_MIN
                 and class_id == BASIC_CLASS_ID
                 and 0 < body_bytes <= self.message_bytes_max
-                and content_end - body_at <= self.frame_bytes_max
-                and body_at - stop <= self.frame_bytes_max
+                and body_bytes <= self.frame_bytes_max
+                and size <= self.frame_bytes_max
             ):
                 # The header frame's end and the body frame's head, as far as they are there.
                 seam = bytes((FRAME_END,)) + _HEAD.pack(FRAME_BODY, channel, body_bytes)
