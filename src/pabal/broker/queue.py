@@ -124,6 +124,15 @@ class Queue:
             self._drop_head()
         return refused
 
+    def takes(self, count: int) -> bool:
+        """Whether it refuses none of `count` messages published now, also thanks to consumers that have room."""
+        limit = self.arguments.max_length
+        if limit is None or self.arguments.overflow == "drop-head" or len(self.backlog) + count <= limit:
+            return True
+        self.dispatch()
+        room = sum(max(consumer.room(), 0) for consumer in self.consumers)
+        return len(self.backlog) + count <= limit + room
+
     def _drop_head(self) -> None:
         """Dead-letters the oldest of those beyond the length limit."""
         limit = self.arguments.max_length
