@@ -119,7 +119,7 @@ class ChannelConsumer(Consumer):
         self._envelope = envelope
 
     def revoked(self, message: Message) -> None:
-        self.channel.unsettled_deliveries[message.delivery] = Revoked(self)
+        self.channel.revoke(message.delivery, self)
 
     def cancelled(self) -> None:
         self.channel.consumers.pop(self.tag, None)
@@ -162,7 +162,7 @@ class GetConsumer(Consumer):
                 channel.unsettled_deliveries[message.delivery] = message
 
     def revoked(self, message: Message) -> None:
-        self.channel.unsettled_deliveries[message.delivery] = Revoked(self)
+        self.channel.revoke(message.delivery, self)
 
     def cancelled(self) -> None:
         pass
