@@ -151,6 +151,15 @@ class Queue:
             size is not None and self.body_bytes + body_bytes > size
         )
 
+    def takes(self, count: int, body_bytes: int) -> bool:
+        """Whether it refuses none of `count` messages published now, with so many bytes in their bodies. What its
+        consumers have room for does not count."""
+        if not self._bounded or self.arguments.overflow == "drop-head" or not self._exceeds(count, body_bytes):
+            return True
+        self.dispatch()
+        room = sum(max(consumer.room(), 0) for consumer in self.consumers)
+        return count <= room or not self._exceeds(count - room, body_bytes)
+
     def _drop_head(self) -> None:
         """Dead-letters the first of those beyond the limits."""
         if self.arguments.overflow == "drop-head":

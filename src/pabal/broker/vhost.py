@@ -62,6 +62,18 @@ class Vhost:
             refusals.update(queue.publish(envelope, contents, content_bytes))
         return Published((), sorted(refusals))
 
+    def route(self, envelope: Envelope, content: bytes) -> list[Queue]:
+        """The queues that a message published now goes to, for who publishes it to them later. The list may be the
+        same for many messages: it is not to be changed.
+
+        NotFound: no such exchange. AccessRefused: it is internal.
+        """
+        queues = self._routes.get((envelope.exchange, envelope.routing_key))
+        if queues is None or envelope.copies:
+            self._check_publish(envelope.exchange)
+            queues = None if envelope.copies else self._cached_route(envelope.exchange, envelope.routing_key)
+        return self.targets(envelope, content) if queues is None else queues
+
     def targets(self, envelope: Envelope, content: bytes) -> list[Queue]:
         """The queues that a message with this envelope and content goes to now."""
         found: dict[Queue, None] = {}

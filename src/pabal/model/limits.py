@@ -51,6 +51,9 @@ OUTPUT_BYTES_LOW: Final = 128 * 1024
 REPLY_BYTES_MAX: Final = 1024 * 1024
 """A peer that does not read is itself not read any more once this much of replies and confirms waits for it."""
 
+TRANSACTION_BYTES_MAX: Final = 64 * 1024 * 1024
+"""Messages held by one channel's open transaction, each counted as 256 bytes more than its content."""
+
 UNSAVED_BYTES_MAX: Final = 16 * 1024 * 1024
 """Messages waiting for a commit: beyond this, publishers are not read until the commit is done."""
 

@@ -126,7 +126,7 @@ class ChannelConsumer(Consumer):
         self._envelope = envelope
 
     def revoked(self, message: Message) -> None:
-        self.channel.unsettled_deliveries[message.delivery] = Revoked(self)
+        self.channel.revoke(message.delivery, self)
 
     def cancelled(self) -> None:
         self.channel.forget(self)
@@ -169,7 +169,7 @@ class GetConsumer(Consumer):
                 channel.unsettled_deliveries[message.delivery] = message
 
     def revoked(self, message: Message) -> None:
-        self.channel.unsettled_deliveries[message.delivery] = Revoked(self)
+        self.channel.revoke(message.delivery, self)
 
     def cancelled(self) -> None:
         pass

@@ -10,7 +10,7 @@ from pabal.model.arguments import type_name
 from pabal.model.definitions import BindingDefinition, ExchangeDefinition
 from pabal.model.errors import AccessRefused, NotFound, PreconditionFailed
 from pabal.session.amqp091.faults import ChannelFault
-from pabal.wire.amqp091.errors import COMMAND_INVALID, NOT_FOUND, WireError
+from pabal.wire.amqp091.errors import NOT_FOUND
 from pabal.wire.amqp091.methods import (
     EXCHANGE_BIND_OK,
     EXCHANGE_DECLARE_OK,
@@ -173,7 +173,3 @@ def _queue_binding(
 def _clean(name: str) -> str:
     """RabbitMQ takes line ends out of names that are declared."""
     return name.replace("\r", "").replace("\n", "")
-
-
-def unsupported_transaction(channel: Channel) -> None:
-    raise WireError(COMMAND_INVALID, "transactions (tx) are not supported yet")

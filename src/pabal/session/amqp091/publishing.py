@@ -24,6 +24,7 @@ from pabal.wire.amqp091.methods import (
 
 if TYPE_CHECKING:
     from pabal.session.amqp091.channel import Channel
+    from pabal.session.amqp091.transaction import Transaction
 
 _U32: Final = Struct(">I")
 _TARGETS_MAX: Final = 256
@@ -48,13 +49,15 @@ class _Target:
 
 
 class Publisher:
-    """One channel's publishing. `confirming`: after confirm.select; then `sequence` counts what was published."""
+    """One channel's publishing. `confirming`: after confirm.select; then `sequence` counts what was published.
+    `transaction`: after tx.select; then it holds what is published."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._targets: dict[bytes, _Target] = {}
         self.confirming = False
         self.sequence = 0
+        self.transaction: Transaction | None = None
         self._confirmed = 0
         self._refused: deque[int] = deque()
 
@@ -70,10 +73,13 @@ class Publisher:
             envelope = self._read_envelope(target, properties)
         if envelope.copies:
             contents = [without_blind_copies(content) for content in contents]
+        if self.transaction is not None:
+            self.transaction.publish(envelope, target.mandatory, contents, content_bytes)
+            return
         published = self._channel.vhost.publish(envelope, contents, content_bytes)
         if published.unroutable and target.mandatory:
             for index in published.unroutable:
-                self._return(envelope, contents[index])
+                self.send_back(envelope, contents[index])
         if self.confirming:
             if published.refused:
                 self._refused.extend(self.sequence + 1 + index for index in published.refused)
@@ -117,7 +123,8 @@ class Publisher:
             target.envelopes[properties] = envelope
         return envelope
 
-    def _return(self, envelope: Envelope, content: bytes) -> None:
+    def send_back(self, envelope: Envelope, content: bytes) -> None:
+        """basic.return: published as mandatory, it reached no queue."""
         number = self._channel.number
         self._channel.session.write(
             encode_method(
