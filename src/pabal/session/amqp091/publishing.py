@@ -70,6 +70,7 @@ class Publisher:
             envelope = self._read_envelope(target, properties)
         if envelope.copies:
             contents = [without_blind_copies(content) for content in contents]
+            content_bytes = sum(map(len, contents))
         published = self._channel.vhost.publish(envelope, contents, content_bytes)
         if published.unroutable and target.mandatory:
             for index in published.unroutable:
