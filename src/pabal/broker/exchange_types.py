@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from pabal.broker.exchange import DirectExchange, Exchange, FanoutExchange, HeadersExchange, TopicExchange
+from pabal.broker.hash_exchanges import ConsistentHashExchange, ModulusHashExchange, RandomExchange
 
 EXCHANGE_TYPES: dict[str, type[Exchange]] = {
-    cls.type: cls for cls in (DirectExchange, FanoutExchange, TopicExchange, HeadersExchange)
+    cls.type: cls
+    for cls in (
+        DirectExchange,
+        FanoutExchange,
+        TopicExchange,
+        HeadersExchange,
+        ConsistentHashExchange,
+        ModulusHashExchange,
+        RandomExchange,
+    )
 }
 
 PREDECLARED = (

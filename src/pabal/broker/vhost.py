@@ -153,13 +153,16 @@ class Vhost:
             return False
         if name.startswith("amq."):
             raise AccessRefused(f"exchange name '{name}' contains reserved prefix 'amq.*'")
-        self.add_exchange(definition)
+        self.add_exchange(definition, check=True)
         if definition.durable:
             self.broker.store.journal.define(definition)
         return True
 
-    def add_exchange(self, definition: ExchangeDefinition) -> None:
-        self.exchanges[definition.name] = EXCHANGE_TYPES[definition.type](definition, self.broker.random_token)
+    def add_exchange(self, definition: ExchangeDefinition, check: bool = False) -> None:
+        exchange = EXCHANGE_TYPES[definition.type](definition, self.broker.random_token)
+        if check:
+            exchange.check_arguments()
+        self.exchanges[definition.name] = exchange
         self._routes.clear()
 
     def delete_exchange(self, name: str, if_unused: bool = False) -> bool:
