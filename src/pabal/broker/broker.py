@@ -127,6 +127,10 @@ class Broker:
     def name_queue(self) -> str:
         return f"amq.gen-{self.random_token()}"
 
+    def name_inbox(self, prefix: str) -> str:
+        """Nobody can guess it: to know the name is to be allowed to write there."""
+        return prefix + self.random_token()
+
     def name_consumer(self) -> str:
         return f"amq.ctag-{self.random_token()}"
 

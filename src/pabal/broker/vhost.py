@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pabal.broker.exchange import Binding, BindingKey, Exchange
 from pabal.broker.exchange_types import EXCHANGE_TYPES, PREDECLARED
+from pabal.broker.inbox import Inbox
 from pabal.broker.queue import Queue
 from pabal.model.arguments import DEFAULTS, KNOWN, UNSUPPORTED, compare, compare_flag, parse_queue_arguments
 from pabal.model.definitions import BindingDefinition, ExchangeDefinition, QueueDefinition, canonical
@@ -35,6 +36,7 @@ class Vhost:
         self.name = name
         self.exchanges: dict[str, Exchange] = {}
         self.queues: dict[str, Queue] = {}
+        self.inboxes: dict[str, Inbox] = {}
         self._bindings_to: dict[Queue | Exchange, dict[tuple[str, BindingKey], Binding]] = {}
         self._routes: dict[tuple[str, str | tuple[str, ...]], list[Queue]] = {}
         for exchange, kind in PREDECLARED:
@@ -117,7 +119,8 @@ class Vhost:
                 return None
             destinations: list[Queue | Exchange]
             if exchange.name == "":
-                destinations = [self.queues[key] for key in keys if key in self.queues]
+                named = [self.queues.get(key) or self.inboxes.get(key) for key in keys]
+                destinations = [queue for queue in named if queue is not None]
             else:
                 destinations = list(exchange.route(keys, envelope.container, content or b""))
             for destination in destinations:
@@ -281,6 +284,20 @@ class Vhost:
             self._remove_exchange(exchange)
         queue.close()
         return ready
+
+    # --- Inboxes --------------------------------------------------------------------------------------------
+
+    def open_inbox(self, prefix: str) -> Inbox:
+        """An inbox with a name that begins so. It closes when its consumer is removed."""
+        inbox = Inbox(self, self.broker.name_inbox(prefix))
+        self.inboxes[inbox.name] = inbox
+        self._routes.clear()
+        return inbox
+
+    def close_inbox(self, inbox: Inbox) -> None:
+        if self.inboxes.pop(inbox.name, None) is not None:
+            self._routes.clear()
+            inbox.close()
 
     # --- Bindings -------------------------------------------------------------------------------------------
 

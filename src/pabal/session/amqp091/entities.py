@@ -9,6 +9,7 @@ from pabal.broker.queue import Queue
 from pabal.model.definitions import BindingDefinition, ExchangeDefinition
 from pabal.model.errors import AccessRefused, NotFound
 from pabal.session.amqp091.faults import ChannelFault
+from pabal.session.amqp091.replies import check_reply_name, is_reply_name
 from pabal.wire.amqp091.errors import COMMAND_INVALID, NOT_FOUND, WireError
 from pabal.wire.amqp091.methods import (
     EXCHANGE_BIND_OK,
@@ -95,6 +96,10 @@ def queue_declare(
     arguments: Table,
 ) -> None:
     name = _clean(name)
+    if is_reply_name(name):
+        check_reply_name(channel, name)
+        reply(channel, no_wait, QUEUE_DECLARE_OK, name, 0, 1)
+        return
     if passive:
         queue = channel.vhost.queue(name, channel.session)
     else:

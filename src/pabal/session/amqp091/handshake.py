@@ -18,6 +18,7 @@ CAPABILITIES: Final = {
     "connection.blocked": True,
     "authentication_failure_close": True,
     "per_consumer_qos": True,
+    "direct_reply_to": True,
 }
 """What connection.start says this broker can do, under RabbitMQ's names."""
 
