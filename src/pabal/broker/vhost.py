@@ -77,7 +77,7 @@ class Vhost:
         unroutable: list[int] = []
         refused: list[int] = []
         for index, content in enumerate(contents):
-            queues = self.targets(envelope, content)
+            queues = self._route(envelope, content) or []
             if not queues:
                 unroutable.append(index)
             refusals = [queue.publish(envelope, [content], len(content)) for queue in queues]
