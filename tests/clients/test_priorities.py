@@ -107,7 +107,8 @@ def test_consumers_of_a_higher_priority_are_served_first(
 
 def test_a_consumer_priority_that_is_no_number(channel: BlockingChannel, names: Names) -> None:
     queue = declare(channel, names)
-    text = f"PRECONDITION_FAILED - invalid arg 'x-priority' for queue '{queue}' in vhost '/': "
+    reason = '"expected integer, got longstr"'
+    text = f"PRECONDITION_FAILED - invalid arg 'x-priority' for queue '{queue}' in vhost '/': {reason}"
     with channel_error(channel, 406, text):
         channel.basic_consume(queue, lambda *_: None, arguments={"x-priority": "first"})
 
@@ -127,7 +128,7 @@ def test_a_single_active_consumer(channel: BlockingChannel, connect: Connect, na
 
 def test_no_exclusive_consumer_where_one_is_active(channel: BlockingChannel, names: Names) -> None:
     queue = declare(channel, names, single_active_consumer=True)
-    with channel_error(channel, 403, "ACCESS_REFUSED - "):
+    with channel_error(channel, 403, f"ACCESS_REFUSED - queue '{queue}' in vhost '/' in exclusive use"):
         channel.basic_consume(queue, lambda *_: None, exclusive=True)
 
 

@@ -84,6 +84,12 @@ LOAD_MESSAGES_MAX: Final = 4096
 LOAD_BYTES_MAX: Final = 4 * 1024 * 1024
 """... and their bytes (one message at least)."""
 
+INBOX_MESSAGES_MAX: Final = 131_072
+"""Answers that wait for a consumer who does not read: further ones are refused, since they are never on disk."""
+
+INBOX_BYTES_MAX: Final = 64 * 1024 * 1024
+"""... and their bytes (one answer may have more)."""
+
 ROUTES_CACHED_MAX: Final = 16_384
 """Routes remembered of one vhost."""
 

@@ -63,6 +63,10 @@ class Container(Protocol):
     def headers(self, content: bytes) -> dict[str, Any]:
         """The application's headers by name; empty when there are none."""
 
+    def property(self, content: bytes, name: str) -> str | None:
+        """The property "message_id", "correlation_id" or "timestamp" (seconds since the epoch) as text; None when
+        there is none."""
+
     def deaths(self, content: bytes) -> list[Death]:
         """The dead-letter history, newest first."""
 

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pabal.broker.consumer import Consumer
+from pabal.broker.inbox import Inbox
+from pabal.broker.queue import Queue
 from pabal.model.message import Message, Outcome
-from pabal.session.amqp091 import entities, transaction
+from pabal.session.amqp091 import entities, replies, transaction
 from pabal.session.amqp091.deliveries import ChannelConsumer, GetConsumer, Revoked
 from pabal.session.amqp091.faults import ChannelFault
 from pabal.session.amqp091.publishing import Publisher
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 class Channel:
     """`prefetch`: how many unsettled deliveries all its consumers together may hold (basic.qos global), 0 for
-    any number."""
+    any number. `inbox`: where answers to its requests go, if it consumes them, or did."""
 
     def __init__(self, session: Amqp091Session, number: int) -> None:
         assert session.vhost is not None
@@ -38,6 +40,7 @@ class Channel:
         self.prefetch = 0
         self.last_queue = ""
         self.last_delivery = 0
+        self.inbox: Inbox | None = None
         self.consumers: dict[str, ChannelConsumer] = {}
         self._cancelled: list[ChannelConsumer] = []
         self.unsettled_deliveries: dict[int, Message | Revoked] = {}
@@ -207,11 +210,14 @@ class Channel:
         no_wait: bool,
         arguments: dict[str, Any],
     ) -> None:
-        queue = entities.find_queue(self, queue_name)
         if not tag:
             tag = self.session.name_consumer()
         elif tag in self.consumers:
             raise WireError(NOT_ALLOWED, f"attempt to reuse consumer tag '{tag}'")
+        if queue_name == replies.PSEUDO_QUEUE:
+            queue: Queue = replies.open_inbox(self, no_ack)
+        else:
+            queue = entities.find_queue(self, queue_name)
         queue.check_exclusive(exclusive)
         priority = entities.consumer_priority(queue, arguments)
         consumer = ChannelConsumer(self, queue, tag, no_ack, exclusive, self._consumer_prefetch, priority)

@@ -10,6 +10,7 @@ from pabal.model.arguments import type_name
 from pabal.model.definitions import BindingDefinition, ExchangeDefinition
 from pabal.model.errors import AccessRefused, NotFound, PreconditionFailed
 from pabal.session.amqp091.faults import ChannelFault
+from pabal.session.amqp091.replies import check_reply_name, is_reply_name
 from pabal.wire.amqp091.errors import NOT_FOUND
 from pabal.wire.amqp091.methods import (
     EXCHANGE_BIND_OK,
@@ -96,6 +97,10 @@ def queue_declare(
     arguments: Table,
 ) -> None:
     name = _clean(name)
+    if is_reply_name(name):
+        check_reply_name(channel, name)
+        reply(channel, no_wait, QUEUE_DECLARE_OK, name, 0, 1)
+        return
     if passive:
         queue = channel.vhost.queue(name, channel.session)
     else:

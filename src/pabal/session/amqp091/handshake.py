@@ -19,6 +19,7 @@ CAPABILITIES: Final = {
     "authentication_failure_close": True,
     "consumer_priorities": True,
     "per_consumer_qos": True,
+    "direct_reply_to": True,
 }
 """What connection.start says this broker can do, under RabbitMQ's names."""
 
