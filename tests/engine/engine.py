@@ -33,6 +33,12 @@ class PlainContainer:
     def property(self, content: bytes, name: str) -> str | None:
         return None
 
+    def body_bytes(self, content: bytes) -> int:
+        return len(content)
+
+    def priority(self, content: bytes) -> int:
+        return 0
+
     def deaths(self, content: bytes) -> list[Death]:
         return [Death(**{**d, "routing_keys": tuple(d["routing_keys"])}) for d in json.loads(content)["deaths"]]
 

@@ -138,7 +138,8 @@ class Queue:
                     self._dead_letter([Message(envelope, content, 0, 0, UNSTORED)], "maxlen")
                 continue
             self._append(envelope, [content], len(content))
-            self.body_bytes += size
+            if self._counts_bytes:
+                self.body_bytes += size
             if self._exceeds(0, 0) and self.consumers:
                 self.dispatch()
             self._drop_head()
