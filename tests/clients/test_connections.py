@@ -188,6 +188,7 @@ def test_server_properties(client: RawClient) -> None:
         "connection.blocked",
         "authentication_failure_close",
         "per_consumer_qos",
+        "direct_reply_to",
     ):
         assert capabilities[name] is True, name
 

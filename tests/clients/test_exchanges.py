@@ -309,3 +309,35 @@ def test_alternate_exchange_takes_what_is_unroutable(channel: BlockingChannel, n
     channel.basic_publish(main, "other", b"lost")
     assert bodies(channel, routed, 1) == [b"found"]
     assert bodies(channel, lost.queues["lost"], 1) == [b"lost"]
+
+
+def test_copies_go_where_their_keys_lead(channel: BlockingChannel, names: Names) -> None:
+    routes = Routes(channel, names, "direct")
+    routes.bind("a", "red")
+    routes.bind("b", "blue")
+    routes.bind("c", "green")
+    copies: dict[str, object] = {"CC": ["blue", "nobody"], "BCC": ["green", "red"]}
+    assert routes.reached("red", copies) == {"a", "b", "c"}
+    assert routes.reached("nobody", copies) == {"a", "b", "c"}
+    assert routes.reached("nobody", {"CC": ["blue"]}) == {"b"}
+    assert routes.reached("nobody", {"CC": ["green"]}) == {"c"}
+    assert routes.reached("red") == {"a"}
+
+
+def test_an_alternate_exchange_takes_what_no_key_leads_anywhere(channel: BlockingChannel, names: Names) -> None:
+    alternate = names.exchange("alternate")
+    channel.exchange_declare(alternate, "fanout")
+    rest, routed = names.queue("rest"), names.queue("routed")
+    exchange = names.exchange()
+    channel.exchange_declare(exchange, "direct", arguments={"alternate-exchange": alternate})
+    for queue in (rest, routed):
+        channel.queue_declare(queue)
+    channel.queue_bind(rest, alternate)
+    channel.queue_bind(routed, exchange, "known")
+    channel.confirm_delivery()
+    # One key of several suffices: the message has been routed.
+    channel.basic_publish(exchange, "known", b"1", BasicProperties(headers={"CC": ["unknown"]}))
+    channel.basic_publish(exchange, "unknown", b"2", BasicProperties(headers={"CC": ["known"]}))
+    channel.basic_publish(exchange, "unknown", b"3", BasicProperties(headers={"CC": ["other"]}))
+    assert bodies(channel, routed, 2) == [b"1", b"2"]
+    assert bodies(channel, rest, 1) == [b"3"]

@@ -12,6 +12,7 @@ import pabal.broker.backlog
 import pabal.broker.queue
 from pabal.broker.broker import Broker
 from pabal.broker.consumer import Consumer
+from pabal.broker.exchange import Exchange
 from pabal.broker.queue import Queue
 from pabal.broker.vhost import Published, Vhost
 from pabal.model.definitions import BindingDefinition, ExchangeDefinition
@@ -28,6 +29,15 @@ class PlainContainer:
 
     def headers(self, content: bytes) -> dict[str, Any]:
         return dict(json.loads(content)["headers"])
+
+    def property(self, content: bytes, name: str) -> str | None:
+        return None
+
+    def body_bytes(self, content: bytes) -> int:
+        return len(content)
+
+    def priority(self, content: bytes) -> int:
+        return 0
 
     def deaths(self, content: bytes) -> list[Death]:
         return [Death(**{**d, "routing_keys": tuple(d["routing_keys"])}) for d in json.loads(content)["deaths"]]
@@ -46,6 +56,16 @@ class PlainContainer:
         if not keep_copies:
             value["copies"] = []
         return json.dumps(value).encode()
+
+
+class LabelledContainer(PlainContainer):
+    """Whatever the content, these are its headers: they may be of types that JSON lacks."""
+
+    def __init__(self, headers: dict[str, Any]) -> None:
+        self._headers = headers
+
+    def headers(self, content: bytes) -> dict[str, Any]:
+        return self._headers
 
 
 PLAIN = PlainContainer()
@@ -143,6 +163,10 @@ class Engine:
 
     def exchange(self, name: str, kind: str = "direct", **options: Any) -> None:
         self.vhost.declare_exchange(ExchangeDefinition("/", name, kind, **options))
+
+    def routed_by(self, exchange: str, headers: dict[str, Any]) -> list[Queue | Exchange]:
+        """Where the exchange, by itself, sends a message with these headers."""
+        return list(self.vhost.exchanges[exchange].route(("ignored",), LabelledContainer(headers), b""))
 
     def bind(
         self,

@@ -25,7 +25,8 @@ class Held:
         self.disk = disk or Disk()
         self.store = MemoryStore(CONTAINERS, self.disk)
         self.log: QueueLog = self.store.journal.queue_log(1, self.disk.states.get(1))
-        self.backlog = Backlog(self.store, self.log, messages_max, bytes_max)
+        self.backlog = Backlog(self.store, self.log, messages_max, bytes_max, self.log.count)
+        self.log.on_durable = self.backlog.trim
         self.twin: list[str] = []
         self.out: list[Message] = []
 
@@ -72,10 +73,10 @@ class Held:
         messages, on_disk = self.backlog.clear()
         self.log.remove(messages)
         count = len(messages)
-        if on_disk is not None:
-            count += on_disk[0]
-            self.store.journal.drop_range(1, *on_disk[1:])
-            self.log.forget(on_disk[0])
+        for stored, first, last in on_disk:
+            count += stored
+            self.store.journal.drop_range(1, first, last)
+            self.log.forget(stored)
         assert count == len(self.twin)
         self.twin.clear()
 

@@ -155,9 +155,6 @@ BAD_ARGUMENTS: list[dict[str, Any]] = [
     {"x-dead-letter-routing-key": "k"},
     {"x-delivery-limit": -1},
     {"x-consumer-timeout": 0},
-    {"x-max-priority": 5},
-    {"x-max-length-bytes": 5},
-    {"x-single-active-consumer": True},
     {"x-queue-type": "stream"},
     {"x-queue-type": 1},
 ]

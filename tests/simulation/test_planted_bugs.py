@@ -264,11 +264,13 @@ def new_messages_overtake_those_on_disk(monkeypatch: pytest.MonkeyPatch) -> None
 @planted("should have")
 def the_window_forgets_what_is_not_on_disk_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     def trim(self: Any) -> None:
+        if not self.paging:
+            return
         self._disk_count += len(self._tail)
         self.content_bytes -= sum(len(message.content) for message in self._tail)
         self._tail = []
 
-    monkeypatch.setattr(Backlog, "_trim", trim)
+    monkeypatch.setattr(Backlog, "trim", trim)
 
 
 @planted("lost after|missing|should have|its state says")
@@ -277,10 +279,7 @@ def a_purge_removes_one_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def clear(self: Any) -> Any:
         messages, on_disk = original(self)
-        if on_disk is not None:
-            count, first, last = on_disk
-            on_disk = (count, first, last + 1)
-        return messages, on_disk
+        return messages, [(count, first, last + 1) for count, first, last in on_disk]
 
     monkeypatch.setattr(Backlog, "clear", clear)
 

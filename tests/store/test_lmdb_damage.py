@@ -239,7 +239,7 @@ def test_a_record_that_cannot_be_read_is_an_error(tmp_path: Path, case: str) -> 
 
 
 VALUES: dict[str, tuple[bytes, bytes, bytes]] = {
-    "a state of another size": (b"queues", (1).to_bytes(8, "big"), bytes(32)),
+    "a state of another size": (b"queues", (1).to_bytes(8, "big"), bytes(24)),
     "a state that is empty": (b"queues", (1).to_bytes(8, "big"), b""),
     "a queue id of another size": (b"queues", b"\x01", bytes(24)),
     "a drop of another size": (b"drops", (1).to_bytes(16, "big"), b"\x01"),

@@ -41,6 +41,9 @@ def frames_of(data: bytes) -> list[tuple[int, int, bytes]]:
 def test_properties_round_trip(wanted):
     props = content.encode_properties(wanted)
     assert content.decode_properties(props) == wanted
+    built = content.build(props, b"body", 1, 0)
+    for name in content.PROPERTY_NAMES:
+        assert content.decode_property(built, name) == wanted.get(name)
     assert content.scan_properties(props) == (
         wanted.get("delivery_mode", 0),
         wanted.get("priority", 0),

@@ -3,9 +3,10 @@
     returned  →  front  →  on disk  →  tail
     (a heap)     (list)    (a count)   (list: published while there is more on disk, not yet durable)
 
-Every position in one part is lower than all in the next: what came back was at the front once, and the tail is
-moved to disk (that is, forgotten here) in order, as its messages become durable. While nothing is on disk and
-the front has room, a message goes straight to the front and the other parts are empty.
+A priority queue has one of these for each priority (priorities.py). Every position in one part is lower than all
+in the next: what came back was at the front once, and the tail is moved to disk (that is, forgotten here) in
+order, as its messages become durable. While nothing is on disk and the front has room, a message goes straight to
+the front and the other parts are empty.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from heapq import heappop, heappush
 
 from pabal.model.errors import StoreError
 from pabal.model.limits import LOAD_BYTES_MAX, LOAD_MESSAGES_MAX
-from pabal.model.message import STORED, Message
+from pabal.model.message import SEQUENCE_MASK, STORED, Message
 from pabal.store.interface import Store
 from pabal.store.journal import QueueLog
 
@@ -23,11 +24,17 @@ _FIRST_LOAD_SHARE = 512
 
 
 class Backlog:
-    """`content_bytes`: of the messages held in memory. `paging`: new messages must go to the store, see above."""
+    """`content_bytes`: of the messages held in memory. `paging`: new messages must go to the store, see above.
+
+    `base`: of a priority queue, the position at which the messages of this priority begin (message.level_base).
+    `count`: how many are on disk at first.
+    """
 
     __slots__ = (
+        "_base",
         "_bytes_max",
         "_disk_count",
+        "_end",
         "_front",
         "_head",
         "_load_share",
@@ -42,23 +49,25 @@ class Backlog:
         "paging",
     )
 
-    def __init__(self, store: Store, log: QueueLog, messages_max: int, bytes_max: int) -> None:
+    def __init__(
+        self, store: Store, log: QueueLog, messages_max: int, bytes_max: int, count: int, base: int | None = None
+    ) -> None:
         self._store = store
         self._log = log
         self._messages_max = messages_max
         self._bytes_max = bytes_max
+        self._base = base or 0
+        self._end = None if base is None else base + SEQUENCE_MASK  # no position is that high
         self._returned: list[tuple[int, Message]] = []
         self._front: list[Message] = []
         self._head = 0
         self._tail: list[Message] = []
-        self._disk_count = log.count
-        self._seen_position = 0  # the last position that is in front of those on disk
+        self._disk_count = count
+        self._seen_position = self._base  # the last position that is in front of those on disk
         self._recovered_position = log.delivered_position
         self._load_share = _FIRST_LOAD_SHARE
         self.content_bytes = 0
-        self.paging = log.count > 0
-        if self.paging:
-            log.on_durable = self._trim
+        self.paging = count > 0
 
     def __len__(self) -> int:
         return len(self._returned) + len(self._front) - self._head + self._disk_count + len(self._tail)
@@ -74,7 +83,6 @@ class Backlog:
         if len(front) - self._head > self._messages_max or self.content_bytes > self._bytes_max:
             self.paging = True
             self._seen_position = front[-1].position
-            self._log.on_durable = self._trim
 
     def push_back(self, message: Message) -> None:
         """To its own place, in front of all that were not delivered yet."""
@@ -121,26 +129,28 @@ class Backlog:
         held = len(self._returned) + len(self._front) - self._head + len(self._tail)
         return self.content_bytes // held if held else 0
 
-    def clear(self) -> tuple[list[Message], tuple[int, int, int] | None]:
+    def clear(self) -> tuple[list[Message], list[tuple[int, int, int]]]:
         """Empties it: the messages that were in memory; and of those on disk their count, first and last place."""
         messages = [message for _, message in self._returned] + self._front[self._head :] + self._tail
-        on_disk = None
+        on_disk = []
         if self._disk_count:
-            last = self._tail[0].position - 1 if self._tail else self._log.next_position - 1
-            on_disk = (self._disk_count, self._seen_position + 1, last)
+            last = self._tail[0].position if self._tail else self._base + self._log.next_position
+            on_disk = [(self._disk_count, self._seen_position + 1, last - 1)]
         self._returned, self._front, self._tail = [], [], []
         self._head = self._disk_count = self.content_bytes = 0
-        self._leave_paging()
+        self.paging = False
         return messages, on_disk
 
     # --- Disk -----------------------------------------------------------------------------------------------
 
-    def _trim(self) -> None:
+    def trim(self) -> None:
         """Forgets those at the beginning of the tail that are durable now: they are on disk."""
+        if not self.paging:
+            return
         durable = self._log.durable_position
         count = size = 0
         for message in self._tail:
-            if message.position > durable or message.state != STORED:
+            if message.position & SEQUENCE_MASK > durable or message.state != STORED:
                 break
             count += 1
             size += len(message.content)
@@ -153,7 +163,7 @@ class Backlog:
         self._front = []
         self._head = 0
         if self._disk_count:
-            before = self._tail[0].position if self._tail else None
+            before = self._tail[0].position if self._tail else self._end
             share = self._load_share
             self._load_share = max(1, share // 8)
             front = self._store.read(
@@ -170,7 +180,9 @@ class Backlog:
                 )
             for message in front:
                 self.content_bytes += len(message.content)
-                message.redelivered = message.attempts > 0 or message.position <= self._recovered_position
+                message.redelivered = (
+                    message.attempts > 0 or message.position & SEQUENCE_MASK <= self._recovered_position
+                )
             self._front = front
             self._seen_position = front[-1].position
             self._disk_count -= len(front)
@@ -178,9 +190,5 @@ class Backlog:
             self._front = self._tail
             self._tail = []
         if not self._disk_count and not self._tail:
-            self._leave_paging()
+            self.paging = False
         return bool(self._front)
-
-    def _leave_paging(self) -> None:
-        self.paging = False
-        self._log.on_durable = None

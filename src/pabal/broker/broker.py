@@ -10,7 +10,7 @@ from heapq import heappop, heappush
 from typing import Protocol
 
 from pabal.broker.dead_letters import DeadLetters
-from pabal.broker.exchange import EXCHANGE_TYPES
+from pabal.broker.exchange_types import EXCHANGE_TYPES
 from pabal.broker.queue import Queue
 from pabal.broker.vhost import Vhost
 from pabal.model.definitions import (
@@ -35,7 +35,7 @@ class Waiter(Protocol):
 
 class Broker:
     """`now_ms`: the time of this turn, in ms since the epoch. `random_token`: makes the changing part of
-    server-made names."""
+    server-made names, and is where all chance comes from."""
 
     def __init__(self, store: Store, now_ms: int, random_token: Callable[[], str]) -> None:
         self.store = store
@@ -44,7 +44,7 @@ class Broker:
         self.users: dict[str, UserDefinition] = {}
         self.scheduled: list[Queue] = []
         self.waiters: dict[Waiter, int] = {}
-        self._random_token = random_token
+        self.random_token = random_token
         self._dead_letters = DeadLetters()
         self._owned: dict[object, list[Queue]] = {}
         self._timers: list[tuple[int, int, Queue]] = []
@@ -125,10 +125,14 @@ class Broker:
         return queue_id
 
     def name_queue(self) -> str:
-        return f"amq.gen-{self._random_token()}"
+        return f"amq.gen-{self.random_token()}"
+
+    def name_inbox(self, prefix: str) -> str:
+        """Nobody can guess it: to know the name is to be allowed to write there."""
+        return prefix + self.random_token()
 
     def name_consumer(self) -> str:
-        return f"amq.ctag-{self._random_token()}"
+        return f"amq.ctag-{self.random_token()}"
 
     def own(self, owner: object, queue: Queue) -> None:
         """The queue is exclusive to the connection `owner`."""

@@ -18,11 +18,13 @@ class Consumer(ABC):
     consumer, also those whose lease ran out until the consumer says something of them: who hangs gets no more.
     """
 
-    def __init__(self, queue: Queue, tag: str, auto_settle: bool, exclusive: bool) -> None:
+    def __init__(self, queue: Queue, tag: str, auto_settle: bool, exclusive: bool, priority: int = 0) -> None:
         self.queue = queue
         self.tag = tag
         self.auto_settle = auto_settle
         self.exclusive = exclusive
+        self.priority = priority
+        """Those of a higher one are served first, as long as they have room."""
         self.unsettled = 0
         self.overdue = 0
         """Of these, messages whose lease ran out."""

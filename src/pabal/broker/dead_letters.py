@@ -52,6 +52,7 @@ def _move(queue: Queue, message: Message, reason: str) -> None:
     old = message.envelope
     container = old.container
     copies = container.copies(message.content)
+    priority = container.priority(message.content)
     death = Death(
         queue.name,
         reason,
@@ -63,9 +64,9 @@ def _move(queue: Queue, message: Message, reason: str) -> None:
     key = queue.arguments.dead_letter_routing_key
     content = container.with_death(message.content, death, keep_copies=key is None)
     if key is None:
-        envelope = Envelope(exchange, old.routing_key, old.persistent, None, container, copies)
+        envelope = Envelope(exchange, old.routing_key, old.persistent, None, container, copies, priority)
     else:
-        envelope = Envelope(exchange, key, old.persistent, None, container)
+        envelope = Envelope(exchange, key, old.persistent, None, container, (), priority)
     for target in queue.vhost.targets(envelope, content):
         if not _is_cycle(target.name, container.deaths(content)):
             target.publish(envelope, [content], len(content), forced=True)

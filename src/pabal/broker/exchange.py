@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,6 +11,7 @@ from pabal.broker.topic import TopicTree
 from pabal.model.arguments import type_name
 from pabal.model.definitions import BindingDefinition, ExchangeDefinition, canonical
 from pabal.model.errors import PreconditionFailed
+from pabal.model.message import Container
 
 if TYPE_CHECKING:
     from pabal.broker.queue import Queue
@@ -32,14 +33,15 @@ class Binding:
 
 
 class Exchange(ABC):
-    """`bindings` are those from this exchange; `uses_headers`: where a message goes depends on its headers."""
+    """`bindings` are those from this exchange. `by_key`: where a message goes depends on its routing keys and the
+    bindings alone, so the route may be remembered. `random_token` is for those that choose by chance."""
 
     type: ClassVar[str]
-    uses_headers: ClassVar[bool] = False
 
-    def __init__(self, definition: ExchangeDefinition) -> None:
+    def __init__(self, definition: ExchangeDefinition, random_token: Callable[[], str]) -> None:
         self.definition = definition
         self.name = definition.name
+        self.by_key = True
         self.bindings: dict[BindingKey, Binding] = {}
 
     @property
@@ -47,6 +49,9 @@ class Exchange(ABC):
         """The exchange that takes what this one cannot route."""
         name = self.definition.arguments.get("alternate-exchange")
         return name if isinstance(name, str) else None
+
+    def check_arguments(self) -> None:  # noqa: B027 - most types take any
+        """PreconditionFailed when the arguments of its declaration make no sense for this type."""
 
     def check_binding(self, definition: BindingDefinition) -> None:  # noqa: B027 - most types take any
         """PreconditionFailed when the binding's arguments make no sense for this type."""
@@ -72,8 +77,9 @@ class Exchange(ABC):
     def _removed(self, binding: Binding) -> None: ...
 
     @abstractmethod
-    def route(self, routing_key: str, headers: Mapping[str, Any]) -> Iterable[Queue | Exchange]:
-        """Where a message goes from here, a destination possibly more than once."""
+    def route(self, keys: tuple[str, ...], container: Container, content: bytes) -> Iterable[Queue | Exchange]:
+        """Where a message goes from here, a destination possibly more than once. `keys`: its routing key first,
+        and then those for its copies (CC). `content` is empty when the exchange goes `by_key`."""
 
 
 class DirectExchange(Exchange):
@@ -81,8 +87,8 @@ class DirectExchange(Exchange):
 
     type = "direct"
 
-    def __init__(self, definition: ExchangeDefinition) -> None:
-        super().__init__(definition)
+    def __init__(self, definition: ExchangeDefinition, random_token: Callable[[], str]) -> None:
+        super().__init__(definition, random_token)
         self._by_key: dict[str, dict[BindingKey, Queue | Exchange]] = {}
 
     def _added(self, binding: Binding) -> None:
@@ -94,8 +100,8 @@ class DirectExchange(Exchange):
         if not self._by_key[key]:
             del self._by_key[key]
 
-    def route(self, routing_key: str, headers: Mapping[str, Any]) -> Iterable[Queue | Exchange]:
-        return self._by_key.get(routing_key, {}).values()
+    def route(self, keys: tuple[str, ...], container: Container, content: bytes) -> Iterable[Queue | Exchange]:
+        return [destination for key in keys for destination in self._by_key.get(key, {}).values()]
 
 
 class FanoutExchange(Exchange):
@@ -109,7 +115,7 @@ class FanoutExchange(Exchange):
     def _removed(self, binding: Binding) -> None:
         pass
 
-    def route(self, routing_key: str, headers: Mapping[str, Any]) -> Iterable[Queue | Exchange]:
+    def route(self, keys: tuple[str, ...], container: Container, content: bytes) -> Iterable[Queue | Exchange]:
         return [binding.destination for binding in self.bindings.values()]
 
 
@@ -118,8 +124,8 @@ class TopicExchange(Exchange):
 
     type = "topic"
 
-    def __init__(self, definition: ExchangeDefinition) -> None:
-        super().__init__(definition)
+    def __init__(self, definition: ExchangeDefinition, random_token: Callable[[], str]) -> None:
+        super().__init__(definition, random_token)
         self._tree: TopicTree[Queue | Exchange] = TopicTree()
 
     def _added(self, binding: Binding) -> None:
@@ -128,16 +134,19 @@ class TopicExchange(Exchange):
     def _removed(self, binding: Binding) -> None:
         self._tree.remove(binding.definition.routing_key, binding.destination)
 
-    def route(self, routing_key: str, headers: Mapping[str, Any]) -> Iterable[Queue | Exchange]:
-        return self._tree.match(routing_key)
+    def route(self, keys: tuple[str, ...], container: Container, content: bytes) -> Iterable[Queue | Exchange]:
+        return [destination for key in keys for destination in self._tree.match(key)]
 
 
 class HeadersExchange(Exchange):
     """To the bindings whose arguments match the headers (§3.1.3.4), `x-match` in RabbitMQ's four ways."""
 
     type = "headers"
-    uses_headers = True
     WAYS = ("all", "any", "all-with-x", "any-with-x")
+
+    def __init__(self, definition: ExchangeDefinition, random_token: Callable[[], str]) -> None:
+        super().__init__(definition, random_token)
+        self.by_key = False
 
     def check_binding(self, definition: BindingDefinition) -> None:
         way = definition.arguments.get("x-match", "all")
@@ -154,7 +163,8 @@ class HeadersExchange(Exchange):
     def _removed(self, binding: Binding) -> None:
         pass
 
-    def route(self, routing_key: str, headers: Mapping[str, Any]) -> Iterable[Queue | Exchange]:
+    def route(self, keys: tuple[str, ...], container: Container, content: bytes) -> Iterable[Queue | Exchange]:
+        headers = container.headers(content)
         return [b.destination for b in self.bindings.values() if _match(b.definition.arguments, headers)]
 
 
@@ -167,18 +177,3 @@ def _match(pattern: Mapping[str, Any], headers: Mapping[str, Any]) -> bool:
         if name != "x-match" and (with_x or not name.startswith("x-"))
     ]
     return any(found) if way.startswith("any") else all(found)
-
-
-EXCHANGE_TYPES: dict[str, type[Exchange]] = {
-    cls.type: cls for cls in (DirectExchange, FanoutExchange, TopicExchange, HeadersExchange)
-}
-
-PREDECLARED = (
-    ("", "direct"),
-    ("amq.direct", "direct"),
-    ("amq.fanout", "fanout"),
-    ("amq.headers", "headers"),
-    ("amq.match", "headers"),
-    ("amq.topic", "topic"),
-)
-"""The exchanges every vhost has (§3.1.3, and RabbitMQ's)."""

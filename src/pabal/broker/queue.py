@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pabal.broker.backlog import Backlog
 from pabal.broker.consumer import Consumer
+from pabal.broker.priorities import PriorityBacklog
 from pabal.model.arguments import QueueArguments
 from pabal.model.definitions import QueueDefinition
 from pabal.model.errors import AccessRefused
@@ -20,7 +21,7 @@ from pabal.model.limits import (
     WINDOW_MESSAGES_STORED,
     WINDOW_MESSAGES_TRANSIENT,
 )
-from pabal.model.message import PENDING, UNSTORED, Envelope, Message, Outcome
+from pabal.model.message import PENDING, UNSTORED, Envelope, Message, Outcome, level_base
 from pabal.store.journal import QueueLog
 
 if TYPE_CHECKING:
@@ -47,17 +48,15 @@ class Queue:
         self.arguments = arguments
         self.owner = owner
         self.log = log
-        self.backlog = (
-            Backlog(vhost.broker.store, log, WINDOW_MESSAGES_STORED, WINDOW_BYTES_STORED)
-            if definition.durable
-            else Backlog(vhost.broker.store, log, WINDOW_MESSAGES_TRANSIENT, WINDOW_BYTES_TRANSIENT)
-        )
+        self.backlog: Backlog | PriorityBacklog = self._make_backlog()
+        log.on_durable = self.backlog.trim
         self.consumers: list[Consumer] = []
         self.leased = 0
         self.late_settlements = 0
         self.deleted = False
         self.scheduled = False
         self.wake_at_ms = 0  # when the broker's timer looks in, 0 for never
+        self._ranked = False  # there was a consumer with a priority
         self._next = 0  # whose turn it is among the consumers
         self._timed = arguments.expires_ms is not None
         self._used_ms = vhost.broker.now_ms  # when it last had a consumer, a get or a declaration
@@ -66,8 +65,24 @@ class Queue:
         self._ttl_ms = arguments.message_ttl_ms
         # Messages may have expired, or be from before a restart: look at each before it is delivered.
         self._sifts = self._ttl_ms is not None or log.count > 0
-        self._one_by_one = arguments.max_length is not None
+        self._bounded = arguments.max_length is not None or arguments.max_length_bytes is not None
         log.counts_attempts = arguments.delivery_limit is not None
+        log.counts_bytes = self._counts_bytes = arguments.max_length_bytes is not None
+        self.body_bytes = log.body_bytes  # of ready messages, kept if there is a limit on it
+
+    def _make_backlog(self) -> Backlog | PriorityBacklog:
+        store, log = self.vhost.broker.store, self.log
+        window = (WINDOW_MESSAGES_TRANSIENT, WINDOW_BYTES_TRANSIENT)
+        if self.durable:
+            window = (WINDOW_MESSAGES_STORED, WINDOW_BYTES_STORED)
+        if self.arguments.max_priority is None:
+            return Backlog(store, log, *window, log.count)
+        levels = log.levels = log.levels or {}
+
+        def make_level(priority: int) -> Backlog:
+            return Backlog(store, log, *window, levels.get(priority, 0), level_base(priority))
+
+        return PriorityBacklog(make_level, list(levels))
 
     @property
     def ready(self) -> int:
@@ -80,7 +95,7 @@ class Queue:
         self, envelope: Envelope, contents: list[bytes], content_bytes: int, forced: bool = False
     ) -> Sequence[int]:
         """Takes messages in at the end. Returns the indexes of those it refuses; with `forced` it refuses none."""
-        if self._one_by_one:
+        if self._bounded:
             return self._publish_bounded(envelope, contents, forced)
         self._append(envelope, contents, content_bytes)
         return ()
@@ -92,14 +107,19 @@ class Queue:
         if self._ttl_ms is not None or envelope.ttl_ms is not None:
             expires_at_ms = self._expiry(envelope)
             self._sifts = True
-        stored = (envelope.persistent and self.durable) or self.backlog.paging
+        backlog = self.backlog
+        if isinstance(backlog, PriorityBacklog):
+            priority = min(envelope.priority, self.arguments.max_priority or 0)
+            backlog = backlog.level(priority)
+            position += level_base(priority)
+        stored = (envelope.persistent and self.durable) or backlog.paging
         state = PENDING if stored else UNSTORED
         messages = [
             Message(envelope, content, place, expires_at_ms, state)
             for place, content in enumerate(contents, position)
         ]
-        log.next_position = position + len(messages)
-        self.backlog.append(messages, content_bytes)
+        log.next_position += len(messages)
+        backlog.append(messages, content_bytes)
         if stored:
             log.append(messages, content_bytes)
         if not self.scheduled:
@@ -107,29 +127,53 @@ class Queue:
 
     def _publish_bounded(self, envelope: Envelope, contents: list[bytes], forced: bool) -> Sequence[int]:
         """With a length limit: what a consumer can take at once does not count, so look at each one."""
-        limit = self.arguments.max_length
-        assert limit is not None
         refused: list[int] = []
         for index, content in enumerate(contents):
-            if len(self.backlog) >= limit and self.consumers:
+            size = envelope.container.body_bytes(content)
+            if self._exceeds(1, size) and self.consumers:
                 self.dispatch()
-            if self.arguments.overflow != "drop-head" and not forced and len(self.backlog) >= limit:
+            if self.arguments.overflow != "drop-head" and not forced and self._exceeds(1, size):
                 refused.append(index)
                 if self.arguments.overflow == "reject-publish-dlx":
                     self._dead_letter([Message(envelope, content, 0, 0, UNSTORED)], "maxlen")
                 continue
             self._append(envelope, [content], len(content))
-            if len(self.backlog) > limit and self.consumers:
+            if self._counts_bytes:
+                self.body_bytes += size
+            if self._exceeds(0, 0) and self.consumers:
                 self.dispatch()
             self._drop_head()
         return refused
 
+    def _exceeds(self, messages: int, body_bytes: int) -> bool:
+        """Whether so many more ready messages, of so many bytes, are more than the queue may hold."""
+        length, size = self.arguments.max_length, self.arguments.max_length_bytes
+        return (length is not None and len(self.backlog) + messages > length) or (
+            size is not None and self.body_bytes + body_bytes > size
+        )
+
+    def takes(self, count: int, body_bytes: int) -> bool:
+        """Whether it refuses none of `count` messages published now, with so many bytes in their bodies. What its
+        consumers have room for does not count."""
+        if not self._bounded or self.arguments.overflow == "drop-head" or not self._exceeds(count, body_bytes):
+            return True
+        self.dispatch()
+        room = sum(max(consumer.room(), 0) for consumer in self.consumers)
+        return count <= room or not self._exceeds(count - room, body_bytes)
+
     def _drop_head(self) -> None:
-        """Dead-letters the oldest of those beyond the length limit."""
-        limit = self.arguments.max_length
-        if limit is not None and self.arguments.overflow == "drop-head":
-            while len(self.backlog) > limit:
-                self._dead_letter(self.backlog.take(1), "maxlen")
+        """Dead-letters the first of those beyond the limits."""
+        if self.arguments.overflow == "drop-head":
+            while len(self.backlog) and self._exceeds(0, 0):
+                self._dead_letter(self._take(1), "maxlen")
+
+    def _take(self, most: int) -> list[Message]:
+        """Ready messages that are ready no more."""
+        messages = self.backlog.take(most)
+        if self._counts_bytes:
+            for message in messages:
+                self.body_bytes -= message.envelope.container.body_bytes(message.content)
+        return messages
 
     def _expiry(self, envelope: Envelope) -> int:
         """When a message published now expires, in ms since the epoch."""
@@ -151,7 +195,7 @@ class Queue:
         if self._sifts:
             self._expire()
         if self.consumers:
-            if len(self.consumers) == 1:
+            if len(self.consumers) == 1 or self.arguments.single_active_consumer:
                 self._dispatch_to(self.consumers[0])
             else:
                 self._dispatch_in_turn()
@@ -172,7 +216,7 @@ class Queue:
             room = consumer.room()
             if room <= 0:
                 return
-            messages = self.backlog.take(min(room, self._step()))
+            messages = self._take(min(room, self._step()))
             if self._sifts:
                 messages = self._sift(messages)
             if messages:
@@ -180,15 +224,18 @@ class Queue:
 
     def _dispatch_in_turn(self) -> None:
         """A message to each consumer with room, round and round. Handed over in batches, or one by one when the
-        room of one may depend on what another takes."""
+        room of one may depend on what another takes. Of consumers with priorities only the highest that have room."""
         consumers = self.consumers
         shared = any(consumer.shared_credit for consumer in consumers)
         while len(self.backlog):
             rooms = [max(consumer.room(), 0) for consumer in consumers]
+            if self._ranked:
+                best = max((c.priority for c, room in zip(consumers, rooms, strict=True) if room), default=0)
+                rooms = [room if c.priority == best else 0 for c, room in zip(consumers, rooms, strict=True)]
             total = sum(rooms)
             if not total:
                 return
-            messages = self.backlog.take(1 if shared else min(total, self._step()))
+            messages = self._take(1 if shared else min(total, self._step()))
             if self._sifts:
                 messages = self._sift(messages)
             batches: list[list[Message]] = [[] for _ in consumers]
@@ -233,7 +280,7 @@ class Queue:
         self.use()
         if self._sifts:
             self._expire()
-        while messages := self.backlog.take(1):
+        while messages := self._take(1):
             if self._sifts and not (messages := self._sift(messages)):
                 continue
             self._lease(consumer, messages)
@@ -245,13 +292,15 @@ class Queue:
     # --- Consumers ------------------------------------------------------------------------------------------
 
     def check_exclusive(self, exclusive: bool) -> None:
-        """AccessRefused when a consumer is exclusive and another is there."""
-        if self.consumers and (exclusive or any(c.exclusive for c in self.consumers)):
+        """AccessRefused when a consumer is exclusive and another is there, or only one is active anyway."""
+        alone = exclusive or any(c.exclusive for c in self.consumers)
+        if alone and (self.consumers or self.arguments.single_active_consumer):
             raise AccessRefused(f"queue '{self.name}' in vhost '{self.vhost.name}' in exclusive use")
 
     def add_consumer(self, consumer: Consumer) -> None:
         self.check_exclusive(consumer.exclusive)
         self.consumers.append(consumer)
+        self._ranked = self._ranked or consumer.priority != 0
         self.schedule()
 
     def remove_consumer(self, consumer: Consumer) -> None:
@@ -316,11 +365,13 @@ class Queue:
             if counts_attempts:
                 self.log.update(message)
             self.backlog.push_back(message)
+            if self._counts_bytes:
+                self.body_bytes += message.envelope.container.body_bytes(message.content)
             if message.expires_at_ms:
                 self._sifts = True
         if worn:
             self._dead_letter(worn, reason)
-        if self._one_by_one:
+        if self._bounded:
             self._drop_head()
 
     def _dead_letter(self, messages: list[Message], reason: str) -> None:
@@ -363,7 +414,7 @@ class Queue:
             message = self.backlog.first()
             if message is None or not message.expires_at_ms or message.expires_at_ms >= now_ms:
                 return
-            self._dead_letter(self.backlog.take(1), "expired")
+            self._dead_letter(self._take(1), "expired")
 
     def _sift(self, messages: list[Message]) -> list[Message]:
         """Those that may be delivered. Dead-letters what has expired, and what was on its last attempt when the
@@ -401,12 +452,18 @@ class Queue:
         """Removes all ready messages; returns how many there were. Leased ones stay (AMQP 0-9-1 §1.7.2.7)."""
         messages, on_disk = self.backlog.clear()
         self.log.remove(messages)
-        if on_disk is None:
-            return len(messages)
-        count, first, last = on_disk
-        self.vhost.broker.store.journal.drop_range(self.log.queue_id, first, last)
-        self.log.forget(count)
-        return len(messages) + count
+        purged = len(messages)
+        held = 0
+        if self._counts_bytes:
+            held = sum(message.envelope.container.body_bytes(message.content) for message in messages)
+        disk_bytes = self.body_bytes - held  # all but what was in memory; counted for the first range
+        for count, first, last in on_disk:
+            self.vhost.broker.store.journal.drop_range(self.log.queue_id, first, last)
+            self.log.forget(count, disk_bytes, first)
+            disk_bytes = 0
+            purged += count
+        self.body_bytes = 0
+        return purged
 
     def close(self) -> None:
         """The queue was deleted: forget its messages, tell its consumers."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pabal.broker.exchange import EXCHANGE_TYPES, PREDECLARED, Binding, BindingKey, Exchange
+from pabal.broker.exchange import Binding, BindingKey, Exchange
+from pabal.broker.exchange_types import EXCHANGE_TYPES, PREDECLARED
+from pabal.broker.inbox import Inbox
 from pabal.broker.queue import Queue
-from pabal.model.arguments import DEFAULTS, KNOWN, UNSUPPORTED, compare, compare_flag, parse_queue_arguments
+from pabal.model.arguments import DEFAULTS, KNOWN, compare, compare_flag, parse_queue_arguments
 from pabal.model.definitions import BindingDefinition, ExchangeDefinition, QueueDefinition, canonical
 from pabal.model.errors import AccessRefused, InvalidCommand, Locked, NotFound, PreconditionFailed
 from pabal.model.limits import ROUTES_CACHED_MAX
@@ -34,10 +36,11 @@ class Vhost:
         self.name = name
         self.exchanges: dict[str, Exchange] = {}
         self.queues: dict[str, Queue] = {}
+        self.inboxes: dict[str, Inbox] = {}
         self._bindings_to: dict[Queue | Exchange, dict[tuple[str, BindingKey], Binding]] = {}
-        self._routes: dict[tuple[str, str], list[Queue]] = {}
+        self._routes: dict[tuple[str, str | tuple[str, ...]], list[Queue]] = {}
         for exchange, kind in PREDECLARED:
-            self.exchanges[exchange] = EXCHANGE_TYPES[kind](ExchangeDefinition(name, exchange, kind))
+            self.add_exchange(ExchangeDefinition(name, exchange, kind))
 
     # --- Publishing -----------------------------------------------------------------------------------------
 
@@ -49,8 +52,8 @@ class Vhost:
         queues = self._routes.get((envelope.exchange, envelope.routing_key))
         if queues is None or envelope.copies:
             self._check_publish(envelope.exchange)
-            queues = self._cached_route(envelope.exchange, envelope.routing_key)
-            if queues is None or envelope.copies:
+            queues = self._cached_route(envelope)
+            if queues is None:
                 return self._publish_one_by_one(envelope, contents)
         if len(queues) == 1:
             refused = queues[0].publish(envelope, contents, content_bytes)
@@ -62,23 +65,28 @@ class Vhost:
             refusals.update(queue.publish(envelope, contents, content_bytes))
         return Published((), sorted(refusals))
 
+    def route(self, envelope: Envelope, content: bytes) -> list[Queue]:
+        """The queues that a message published now goes to, for who publishes it to them later. The list may be the
+        same for many messages: it is not to be changed.
+
+        NotFound: no such exchange. AccessRefused: it is internal.
+        """
+        self._check_publish(envelope.exchange)
+        return self.targets(envelope, content)
+
     def targets(self, envelope: Envelope, content: bytes) -> list[Queue]:
         """The queues that a message with this envelope and content goes to now."""
-        found: dict[Queue, None] = {}
-        for key in (envelope.routing_key, *envelope.copies):
-            queues = self._routes.get((envelope.exchange, key))
-            if queues is None:
-                queues = self._cached_route(envelope.exchange, key)
-            if queues is None:
-                queues, _ = self._route(envelope.exchange, key, envelope.container.headers(content))
-            found.update(dict.fromkeys(queues))
-        return list(found)
+        queues = self._cached_route(envelope)
+        if queues is None:
+            queues = self._route(envelope, content)
+        assert queues is not None
+        return queues
 
     def _publish_one_by_one(self, envelope: Envelope, contents: list[bytes]) -> Published:
         unroutable: list[int] = []
         refused: list[int] = []
         for index, content in enumerate(contents):
-            queues = self.targets(envelope, content)
+            queues = self._route(envelope, content) or []
             if not queues:
                 unroutable.append(index)
             refusals = [queue.publish(envelope, [content], len(content)) for queue in queues]
@@ -91,32 +99,40 @@ class Vhost:
         if exchange.definition.internal:
             raise AccessRefused(f"cannot publish to internal exchange '{name}' in vhost '{self.name}'")
 
-    def _cached_route(self, exchange: str, routing_key: str) -> list[Queue] | None:
-        """The route by exchange and key, kept until a binding changes; None when headers decide."""
-        queues, by_headers = self._route(exchange, routing_key, {})
-        if by_headers:
-            return None
-        if len(self._routes) >= ROUTES_CACHED_MAX:
-            self._routes.clear()
-        self._routes[(exchange, routing_key)] = queues
+    def _cached_route(self, envelope: Envelope) -> list[Queue] | None:
+        """The route by exchange and keys, kept until a binding changes; None when each message has its own."""
+        copies = envelope.copies
+        place = (envelope.exchange, (envelope.routing_key, *copies) if copies else envelope.routing_key)
+        queues = self._routes.get(place)
+        if queues is None:
+            queues = self._route(envelope, None)
+            # What is remembered is not checked again, and into an internal exchange only the broker may publish.
+            if queues is not None and not self.exchanges[envelope.exchange].definition.internal:
+                if len(self._routes) >= ROUTES_CACHED_MAX:
+                    self._routes.clear()
+                self._routes[place] = queues
         return queues
 
-    def _route(self, name: str, key: str, headers: Mapping[str, Any]) -> tuple[list[Queue], bool]:
-        """Each queue once, through bindings between exchanges; and whether headers had a say."""
+    def _route(self, envelope: Envelope, content: bytes | None) -> list[Queue] | None:
+        """Each queue once, through bindings between exchanges. None without `content`, when there is an exchange
+        on the way that does not go by the keys alone."""
+        keys = (envelope.routing_key, *envelope.copies)
         found: dict[Queue, None] = {}
         seen: set[str] = set()
-        waiting: list[Exchange] = [self.exchanges[name]]
-        by_headers = False
+        waiting: list[Exchange] = [self.exchanges[envelope.exchange]]
         while waiting:
             exchange = waiting.pop()
             if exchange.name in seen:
                 continue
             seen.add(exchange.name)
-            by_headers = by_headers or exchange.uses_headers
+            if content is None and not exchange.by_key:
+                return None
+            destinations: list[Queue | Exchange]
             if exchange.name == "":
-                destinations: list[Queue | Exchange] = [self.queues[key]] if key in self.queues else []
+                named = [self.queues.get(key) or self.inboxes.get(key) for key in keys]
+                destinations = [queue for queue in named if queue is not None]
             else:
-                destinations = list(exchange.route(key, headers))
+                destinations = list(exchange.route(keys, envelope.container, content or b""))
             for destination in destinations:
                 if isinstance(destination, Queue):
                     found[destination] = None
@@ -124,7 +140,7 @@ class Vhost:
                     waiting.append(destination)
             if not destinations and exchange.alternate in self.exchanges:
                 waiting.append(self.exchanges[exchange.alternate])
-        return list(found), by_headers
+        return list(found)
 
     # --- Exchanges ------------------------------------------------------------------------------------------
 
@@ -150,13 +166,16 @@ class Vhost:
             return False
         if name.startswith("amq."):
             raise AccessRefused(f"exchange name '{name}' contains reserved prefix 'amq.*'")
-        self.add_exchange(definition)
+        self.add_exchange(definition, check=True)
         if definition.durable:
             self.broker.store.journal.define(definition)
         return True
 
-    def add_exchange(self, definition: ExchangeDefinition) -> None:
-        self.exchanges[definition.name] = EXCHANGE_TYPES[definition.type](definition)
+    def add_exchange(self, definition: ExchangeDefinition, check: bool = False) -> None:
+        exchange = EXCHANGE_TYPES[definition.type](definition, self.broker.random_token)
+        if check:
+            exchange.check_arguments()
+        self.exchanges[definition.name] = exchange
         self._routes.clear()
 
     def delete_exchange(self, name: str, if_unused: bool = False) -> bool:
@@ -233,7 +252,7 @@ class Vhost:
                 self.name,
                 DEFAULTS | current.arguments,
                 DEFAULTS | arguments,
-                [*KNOWN, *UNSUPPORTED],
+                KNOWN,
             )
             queue.use()
             return queue, False
@@ -276,6 +295,20 @@ class Vhost:
             self._remove_exchange(exchange)
         queue.close()
         return ready
+
+    # --- Inboxes --------------------------------------------------------------------------------------------
+
+    def open_inbox(self, prefix: str) -> Inbox:
+        """An inbox with a name that begins so. It closes when its consumer is removed."""
+        inbox = Inbox(self, self.broker.name_inbox(prefix))
+        self.inboxes[inbox.name] = inbox
+        self._routes.clear()
+        return inbox
+
+    def close_inbox(self, inbox: Inbox) -> None:
+        if self.inboxes.pop(inbox.name, None) is not None:
+            self._routes.clear()
+            inbox.close()
 
     # --- Bindings -------------------------------------------------------------------------------------------
 

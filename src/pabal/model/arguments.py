@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pabal.model.errors import PreconditionFailed
-from pabal.model.limits import ARGUMENT_MS_MAX, NAME_BYTES_MAX
+from pabal.model.limits import ARGUMENT_MS_MAX, NAME_BYTES_MAX, PRIORITY_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,9 @@ class QueueArguments:
     message_ttl_ms: int | None = None
     expires_ms: int | None = None
     max_length: int | None = None
+    max_length_bytes: int | None = None
+    max_priority: int | None = None
+    single_active_consumer: bool = False
     overflow: str = "drop-head"
     dead_letter_exchange: str | None = None
     dead_letter_routing_key: str | None = None
@@ -49,6 +52,18 @@ def _count(value: Any) -> int:
     return _integer(value, 0, None)
 
 
+def _priority(value: Any) -> int:
+    if _integer(value, 0, None) > PRIORITY_MAX:
+        raise ValueError(f"{{max_value_exceeded,{value}}}")
+    return int(value)
+
+
+def _boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{{unacceptable_type,{type_name(value)}}}")
+    return value
+
+
 def _name(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(type_name(value))
@@ -77,6 +92,9 @@ KNOWN: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "x-message-ttl": ("message_ttl_ms", _duration),
     "x-expires": ("expires_ms", _positive_duration),
     "x-max-length": ("max_length", _count),
+    "x-max-length-bytes": ("max_length_bytes", _count),
+    "x-max-priority": ("max_priority", _priority),
+    "x-single-active-consumer": ("single_active_consumer", _boolean),
     "x-overflow": ("overflow", _overflow),
     "x-dead-letter-exchange": ("dead_letter_exchange", _name),
     "x-dead-letter-routing-key": ("dead_letter_routing_key", _name),
@@ -89,21 +107,12 @@ KNOWN: dict[str, tuple[str, Callable[[Any], Any]]] = {
 DEFAULTS: dict[str, Any] = {"x-queue-type": "classic"}
 """What a declaration without the argument means, where it may as well be written out."""
 
-UNSUPPORTED = {
-    "x-max-priority": "priority queues",
-    "x-max-length-bytes": "a queue limit in bytes",
-    "x-single-active-consumer": "a single active consumer",
-}
-"""Arguments that change what a queue does and that this version does not have: refused, not ignored."""
-
 
 def parse_queue_arguments(arguments: Mapping[str, Any], queue: str, vhost: str) -> QueueArguments:
     """The meaning of `arguments`; PreconditionFailed, in RabbitMQ's words, when one is not valid or not supported."""
     fields: dict[str, Any] = {}
     where = f"for queue '{queue}' in vhost '{vhost}'"
     for name, value in arguments.items():
-        if name in UNSUPPORTED and value not in (None, False):
-            raise PreconditionFailed(f"arg '{name}' {where}: {UNSUPPORTED[name]} is not supported yet")
         if name in KNOWN:
             field, check = KNOWN[name]
             try:

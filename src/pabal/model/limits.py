@@ -9,6 +9,9 @@ NAME_BYTES_MAX: Final = 255
 ARGUMENT_MS_MAX: Final = 4_294_967_295
 """The longest time an argument may name (RabbitMQ: 2**32 - 1 ms)."""
 
+PRIORITY_MAX: Final = 255
+"""The highest priority of a message, and the highest `x-max-priority`."""
+
 # --- Messages ------------------------------------------------------------------------------------------------
 MESSAGE_BYTES_MAX: Final = 128 * 1024 * 1024
 """Body size of one message (setting `message_bytes_max`)."""
@@ -48,6 +51,9 @@ OUTPUT_BYTES_LOW: Final = 128 * 1024
 REPLY_BYTES_MAX: Final = 1024 * 1024
 """A peer that does not read is itself not read any more once this much of replies and confirms waits for it."""
 
+TRANSACTION_BYTES_MAX: Final = 64 * 1024 * 1024
+"""Messages held by one channel's open transaction, each counted as 256 bytes more than its content."""
+
 UNSAVED_BYTES_MAX: Final = 16 * 1024 * 1024
 """Messages waiting for a commit: beyond this, publishers are not read until the commit is done."""
 
@@ -77,6 +83,12 @@ LOAD_MESSAGES_MAX: Final = 4096
 
 LOAD_BYTES_MAX: Final = 4 * 1024 * 1024
 """... and their bytes (one message at least)."""
+
+INBOX_MESSAGES_MAX: Final = 131_072
+"""Answers that wait for a consumer who does not read: further ones are refused, since they are never on disk."""
+
+INBOX_BYTES_MAX: Final = 64 * 1024 * 1024
+"""... and their bytes (one answer may have more)."""
 
 ROUTES_CACHED_MAX: Final = 16_384
 """Routes remembered of one vhost."""

@@ -15,6 +15,17 @@ STORED: Final = 2
 """In the store, or in a commit that has begun."""
 
 
+LEVEL_SHIFT: Final = 56
+SEQUENCE_MASK: Final = (1 << LEVEL_SHIFT) - 1
+"""A position is the order of arrival, and above it in a priority queue 255 minus the priority: positions sort as
+messages are delivered."""
+
+
+def level_base(priority: int) -> int:
+    """The lowest position of messages with this priority, 0 to 255."""
+    return (255 - priority) << LEVEL_SHIFT
+
+
 class Outcome(enum.Enum):
     """What a consumer, or the queue in its place, says of a delivery."""
 
@@ -52,11 +63,21 @@ class Container(Protocol):
     def headers(self, content: bytes) -> dict[str, Any]:
         """The application's headers by name; empty when there are none."""
 
+    def property(self, content: bytes, name: str) -> str | None:
+        """The property "message_id", "correlation_id" or "timestamp" (seconds since the epoch) as text; None when
+        there is none."""
+
     def deaths(self, content: bytes) -> list[Death]:
         """The dead-letter history, newest first."""
 
+    def priority(self, content: bytes) -> int:
+        """0 to 255, 0 when the message says nothing."""
+
     def ttl(self, content: bytes) -> str | None:
         """The message's own expiration as it was written."""
+
+    def body_bytes(self, content: bytes) -> int:
+        """Size of the body alone."""
 
     def copies(self, content: bytes) -> tuple[str, ...]:
         """Further routing keys that the message itself names, for all to see (CC)."""
@@ -69,12 +90,21 @@ class Container(Protocol):
 class Envelope:
     """What messages published alike share: where to, and what their properties ask of the broker.
 
-    `ttl_ms`: time to live that the publisher gave, None for none. `copies`: further routing keys (CC, BCC), of
-    no interest once the message is in its queues. `record_head` is the store's: the encoded beginning of a
-    record with this envelope, made when first needed.
+    `ttl_ms`: time to live that the publisher gave, None for none. `priority`: 0 to 255. `copies`: further routing
+    keys (CC, BCC), of no interest once the message is in its queues. `record_head` is the store's: the encoded
+    beginning of a record with this envelope, made when first needed.
     """
 
-    __slots__ = ("container", "copies", "exchange", "persistent", "record_head", "routing_key", "ttl_ms")
+    __slots__ = (
+        "container",
+        "copies",
+        "exchange",
+        "persistent",
+        "priority",
+        "record_head",
+        "routing_key",
+        "ttl_ms",
+    )
 
     def __init__(
         self,
@@ -84,6 +114,7 @@ class Envelope:
         ttl_ms: int | None,
         container: Container,
         copies: tuple[str, ...] = (),
+        priority: int = 0,
     ) -> None:
         self.exchange = exchange
         self.routing_key = routing_key
@@ -91,6 +122,7 @@ class Envelope:
         self.ttl_ms = ttl_ms
         self.container = container
         self.copies = copies
+        self.priority = priority
         self.record_head: bytes = b""
 
 

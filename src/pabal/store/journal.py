@@ -8,7 +8,7 @@ from struct import Struct
 from typing import NamedTuple
 
 from pabal.model.definitions import Definition, definition_key, encode_definition
-from pabal.model.message import PENDING, STORED, UNSTORED, Message
+from pabal.model.message import LEVEL_SHIFT, PENDING, SEQUENCE_MASK, STORED, UNSTORED, Message
 from pabal.store.record import encode_record
 
 _PREFIX = Struct(">Q")
@@ -24,12 +24,15 @@ class QueueState(NamedTuple):
     """What is kept of a queue beside its messages, written with each commit that touches it.
 
     `messages`: how many are in the store, ready and leased. `delivered_position`: no message beyond it was ever
-    delivered, so after a crash those up to it may have been.
+    delivered, so after a crash those up to it may have been. `body_bytes`: of these messages, if the queue counts
+    them. `levels`: of a priority queue, how many messages there are of each priority.
     """
 
     next_position: int
     messages: int
     delivered_position: int
+    body_bytes: int = 0
+    levels: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(slots=True)
@@ -110,16 +113,21 @@ class QueueLog:
     `durable_position`: all messages up to it that were appended are in the store for good. `on_durable` is called
     when that has moved, if set. `counts_attempts`: attempts are kept, and a message that is leased when it is written
     counts as attempted once more, so that one which brings the broker down does not do so for ever.
+    `counts_bytes`: keep count of bodies. `levels`: messages of each priority; None when there are no priorities.
+    Positions here (next, delivered, durable) are orders of arrival, without the priority.
     """
 
     __slots__ = (
         "_dirty",
         "_journal",
+        "body_bytes",
         "count",
         "counts_attempts",
+        "counts_bytes",
         "delivered_position",
         "dropped",
         "durable_position",
+        "levels",
         "next_position",
         "on_durable",
         "prefix",
@@ -143,8 +151,11 @@ class QueueLog:
         self.unsaved: list[Message] = []
         self.updated: list[Message] = []
         self.removed: list[int] = []
+        self.body_bytes = state.body_bytes
+        self.levels: dict[int, int] | None = dict(state.levels) or None
         self.dropped = False
         self.counts_attempts = False
+        self.counts_bytes = False
         self.on_durable: Callable[[], None] | None = None
 
     def append(self, messages: list[Message], content_bytes: int) -> None:
@@ -165,10 +176,13 @@ class QueueLog:
     def remove(self, messages: list[Message]) -> None:
         """Settled: delete what was stored; what was not written yet never will be."""
         removed = self.removed
+        counts_bytes = self.counts_bytes
         for message in messages:
             if message.state == STORED:
                 removed.append(message.position)
                 message.state = UNSTORED
+                if counts_bytes:
+                    self.body_bytes -= message.envelope.container.body_bytes(message.content)
             elif message.state == PENDING:
                 message.state = UNSTORED
         if removed and not self._dirty:
@@ -176,14 +190,18 @@ class QueueLog:
 
     def delivered(self, position: int) -> None:
         """Messages up to `position` may have been seen by a consumer."""
+        position &= SEQUENCE_MASK
         if position > self.delivered_position:
             self.delivered_position = position
             if not self._dirty:
                 self._touch()
 
-    def forget(self, count: int) -> None:
-        """`count` messages of this queue were dropped as a range."""
+    def forget(self, count: int, body_bytes: int = 0, first: int = 0) -> None:
+        """`count` messages of this queue were dropped as a range that begins at `first`."""
         self.count -= count
+        self.body_bytes -= body_bytes
+        if self.levels is not None:
+            self.levels[255 - (first >> LEVEL_SHIFT)] -= count
         if not self._dirty:
             self._touch()
 
@@ -197,22 +215,40 @@ class QueueLog:
         before = len(batch.puts)
         put = batch.puts.append
         leases = self.counts_attempts
+        counts_bytes = self.counts_bytes
         for message in self.unsaved:
             if message.state == PENDING:
                 message.state = STORED
                 begun = 1 if leases and message.consumer is not None else 0
                 put((prefix + pack(message.position), encode_record(message, begun)))
+                if counts_bytes:
+                    self.body_bytes += message.envelope.container.body_bytes(message.content)
         self.count += len(batch.puts) - before - len(self.removed)
+        if self.levels is not None:
+            self._count_levels(batch.puts[before:])
         for message in self.updated:
             if message.state == STORED:
                 begun = 1 if leases and message.consumer is not None else 0
                 put((prefix + pack(message.position), encode_record(message, begun)))
         batch.deletes += [prefix + pack(position) for position in self.removed]
-        batch.states.append((self.queue_id, QueueState(self.next_position, self.count, self.delivered_position)))
+        batch.states.append((self.queue_id, self.state()))
         self.taken_position = self.next_position - 1
         self.unsaved = []
         self.updated = []
         self.removed = []
+
+    def state(self) -> QueueState:
+        """What is to be kept of the queue now."""
+        levels = () if self.levels is None else tuple(sorted(self.levels.items()))
+        return QueueState(self.next_position, self.count, self.delivered_position, self.body_bytes, levels)
+
+    def _count_levels(self, puts: list[tuple[bytes, bytes]]) -> None:
+        assert self.levels is not None
+        for key, _ in puts:
+            priority = 255 - key[8]
+            self.levels[priority] = self.levels.get(priority, 0) + 1
+        for position in self.removed:
+            self.levels[255 - (position >> LEVEL_SHIFT)] -= 1
 
     def _touch(self) -> None:
         self._dirty = True

@@ -35,7 +35,8 @@ DATA_FILE: Final = "pabal.mdb"
 LOCK_FILE: Final = "pabal.lock"
 _SPARE_BYTES: Final = 1024 * 1024
 
-_STATE = Struct(">QQQ")
+_STATE = Struct(">QQQQ")
+_LEVEL = Struct(">BQ")
 _QUEUE = Struct(">Q")
 _DROP = Struct(">QQQ")
 
@@ -124,7 +125,7 @@ class LmdbStore:
                 for _, data in transaction.cursor(db=self._definitions):
                     loaded.definitions.append(decode_definition(data))
                 for key, value in transaction.cursor(db=self._queues):
-                    loaded.queues[_QUEUE.unpack(key)[0]] = QueueState(*_STATE.unpack(value))
+                    loaded.queues[_QUEUE.unpack(key)[0]] = _decode_state(value)
                 for key, _ in transaction.cursor(db=self._dropping):
                     self._drops.append(_DROP.unpack(key))
         except Exception as error:  # whatever a damaged file makes a decoder say
@@ -240,7 +241,7 @@ class LmdbStore:
             for key in batch.deletes:
                 delete(key, b"", messages)
         for queue_id, state in batch.states:
-            transaction.put(_QUEUE.pack(queue_id), _STATE.pack(*state), db=self._queues)
+            transaction.put(_QUEUE.pack(queue_id), _encode_state(state), db=self._queues)
         for name, value in batch.definitions:
             if value is None:
                 transaction.delete(name, db=self._definitions)
@@ -280,6 +281,17 @@ class LmdbStore:
                 f"{self.directory / DATA_FILE} is full at {self._map_bytes // 2} bytes and the system gives no "
                 f"more address space: {_reason(error)}"
             ) from None
+
+
+def _encode_state(state: QueueState) -> bytes:
+    *numbers, levels = state
+    return _STATE.pack(*numbers) + b"".join(_LEVEL.pack(*level) for level in levels)
+
+
+def _decode_state(value: bytes) -> QueueState:
+    next_position, messages, delivered_position, body_bytes = _STATE.unpack_from(value)
+    levels = tuple(_LEVEL.iter_unpack(value[_STATE.size :]))
+    return QueueState(next_position, messages, delivered_position, body_bytes, levels)
 
 
 def _lock_directory(directory: Path) -> Any:

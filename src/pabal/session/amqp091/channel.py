@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pabal.broker.consumer import Consumer
+from pabal.broker.inbox import Inbox
+from pabal.broker.queue import Queue
 from pabal.model.message import Message, Outcome
-from pabal.session.amqp091 import entities
+from pabal.session.amqp091 import entities, replies, transaction
 from pabal.session.amqp091.deliveries import ChannelConsumer, GetConsumer, Revoked
 from pabal.session.amqp091.faults import ChannelFault
 from pabal.session.amqp091.publishing import Publisher
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 class Channel:
     """`prefetch`: how many unsettled deliveries all its consumers together may hold (basic.qos global), 0 for
-    any number."""
+    any number. `inbox`: where answers to its requests go, if it consumes them, or did."""
 
     def __init__(self, session: Amqp091Session, number: int) -> None:
         assert session.vhost is not None
@@ -38,10 +40,12 @@ class Channel:
         self.prefetch = 0
         self.last_queue = ""
         self.last_delivery = 0
+        self.inbox: Inbox | None = None
         self.consumers: dict[str, ChannelConsumer] = {}
         self._cancelled: list[ChannelConsumer] = []
         self.unsettled_deliveries: dict[int, Message | Revoked] = {}
         self.publisher = Publisher(self)
+        self.transaction: transaction.Transaction | None = None  # after tx.select
         self._first_unsettled = 1  # no delivery below it is unsettled
         self._consumer_prefetch = 0
 
@@ -78,18 +82,27 @@ class Channel:
             consumer.queue.remove_consumer(consumer)
 
     def close(self) -> None:
-        """Cancels the consumers and gives back what is unsettled."""
+        """Cancels the consumers and gives back what is unsettled; what a transaction holds is not done."""
         self.closed = True
         self.stop_consumers()
-        self._settle(list(self.unsettled_deliveries), Outcome.RETURN)
+        if self.transaction is not None:
+            self.transaction.rollback()
+        self.settle(self.unsettled_deliveries, list(self.unsettled_deliveries), Outcome.RETURN)
 
     # --- Settling -------------------------------------------------------------------------------------------
 
     def ack(self, tags: list[int]) -> None:
-        self._settle(tags, Outcome.ACCEPT)
+        if self.transaction is None:
+            self.settle(self.unsettled_deliveries, tags, Outcome.ACCEPT)
+        else:
+            self.transaction.settle(tags, Outcome.ACCEPT)
 
     def ack_multiple(self, tag: int) -> None:
-        self._settle(self._upto(tag), Outcome.ACCEPT)
+        tags = self._upto(tag)
+        if self.transaction is None:
+            self.settle(self.unsettled_deliveries, tags, Outcome.ACCEPT)
+        else:
+            self.transaction.settle(tags, Outcome.ACCEPT)
 
     def _upto(self, tag: int) -> list[int]:
         """The unsettled deliveries up to `tag`, all of them when it is 0 (§1.8.3.13)."""
@@ -104,9 +117,9 @@ class Channel:
         self._first_unsettled = tag + 1
         return tags
 
-    def _settle(self, tags: list[int], outcome: Outcome) -> None:
-        """Settles deliveries, those of the same consumer in one step."""
-        pop = self.unsettled_deliveries.pop
+    def settle(self, deliveries: dict[int, Message | Revoked], tags: list[int], outcome: Outcome) -> None:
+        """Settles these of `deliveries` and takes them out, those of the same consumer in one step."""
+        pop = deliveries.pop
         consumer: Consumer | None = None
         batch: list[Message] = []
         unknown: int | None = None
@@ -131,13 +144,27 @@ class Channel:
         if unknown is not None:
             raise ChannelFault(PRECONDITION_FAILED, f"unknown delivery tag {unknown}")
 
+    def restore(self, deliveries: dict[int, Message | Revoked]) -> None:
+        """These are unsettled after all."""
+        self.unsettled_deliveries = dict(sorted((self.unsettled_deliveries | deliveries).items()))
+        self._first_unsettled = min(self._first_unsettled, *deliveries)
+
+    def revoke(self, tag: int, consumer: Consumer) -> None:
+        """The lease of this delivery ran out."""
+        if self.transaction is None or not self.transaction.revoke(tag, consumer):
+            self.unsettled_deliveries[tag] = Revoked(consumer)
+
     def _schedule_consumers(self) -> None:
         for consumer in self.consumers.values():
             consumer.queue.schedule()
 
     def basic_nack(self, tag: int, multiple: bool, requeue: bool) -> None:
         tags = self._upto(tag) if multiple else [tag]
-        self._settle(tags, Outcome.RETURN if requeue else Outcome.REJECT)
+        outcome = Outcome.RETURN if requeue else Outcome.REJECT
+        if self.transaction is None:
+            self.settle(self.unsettled_deliveries, tags, outcome)
+        else:
+            self.transaction.settle(tags, outcome)
 
     def basic_reject(self, tag: int, requeue: bool) -> None:
         self.basic_nack(tag, False, requeue)
@@ -153,9 +180,10 @@ class Channel:
         self.reply(m.BASIC_RECOVER_OK)
 
     def basic_recover_async(self, requeue: bool) -> None:
+        """No transaction holds this back, as in RabbitMQ; nor does it concern what one has settled."""
         if not requeue:
             raise WireError(NOT_IMPLEMENTED, "requeue=false")
-        self._settle(self._upto(0), Outcome.RETURN)
+        self.settle(self.unsettled_deliveries, self._upto(0), Outcome.RETURN)
 
     # --- Consuming ------------------------------------------------------------------------------------------
 
@@ -182,13 +210,17 @@ class Channel:
         no_wait: bool,
         arguments: dict[str, Any],
     ) -> None:
-        queue = entities.find_queue(self, queue_name)
         if not tag:
             tag = self.session.name_consumer()
         elif tag in self.consumers:
             raise WireError(NOT_ALLOWED, f"attempt to reuse consumer tag '{tag}'")
+        if queue_name == replies.PSEUDO_QUEUE:
+            queue: Queue = replies.open_inbox(self, no_ack)
+        else:
+            queue = entities.find_queue(self, queue_name)
         queue.check_exclusive(exclusive)
-        consumer = ChannelConsumer(self, queue, tag, no_ack, exclusive, self._consumer_prefetch)
+        priority = entities.consumer_priority(queue, arguments)
+        consumer = ChannelConsumer(self, queue, tag, no_ack, exclusive, self._consumer_prefetch, priority)
         consumer.shared_credit = self.prefetch > 0
         self.consumers[tag] = consumer
         if not no_wait:
@@ -217,6 +249,8 @@ class Channel:
         self.reply(m.CHANNEL_FLOW_OK, active)
 
     def confirm_select(self, no_wait: bool) -> None:
+        if self.transaction is not None:
+            raise ChannelFault(PRECONDITION_FAILED, "cannot switch from tx to confirm mode")
         self.publisher.confirming = True
         if not no_wait:
             self.reply(m.CONFIRM_SELECT_OK)
@@ -248,7 +282,7 @@ _HANDLERS: dict[int, Callable[..., None]] = {
     m.BASIC_RECOVER.key: Channel.basic_recover,
     m.BASIC_RECOVER_ASYNC.key: Channel.basic_recover_async,
     m.CONFIRM_SELECT.key: Channel.confirm_select,
-    m.TX_SELECT.key: entities.unsupported_transaction,
-    m.TX_COMMIT.key: entities.unsupported_transaction,
-    m.TX_ROLLBACK.key: entities.unsupported_transaction,
+    m.TX_SELECT.key: transaction.tx_select,
+    m.TX_COMMIT.key: transaction.tx_commit,
+    m.TX_ROLLBACK.key: transaction.tx_rollback,
 }

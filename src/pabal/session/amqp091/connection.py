@@ -1,4 +1,7 @@
-"""An AMQP 0-9-1 connection: handshake, channels, errors, heartbeats, closing. Bytes in, bytes out."""
+"""An AMQP 0-9-1 connection: handshake, channels, errors, heartbeats, closing. Bytes in, bytes out.
+
+This file is long because a connection is one state machine whose parts share all of its state.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +40,39 @@ class Amqp091Session:
     `closed`: nothing more is to be read; once the output is written, the socket is to be closed.
     `log`: called with one line an event, never a secret.
     """
+
+    __slots__ = (
+        "_access",
+        "_begun_ms",
+        "_channel_max",
+        "_channels",
+        "_closing_channels",
+        "_header",
+        "_heartbeat_ms",
+        "_held",
+        "_log",
+        "_loopback",
+        "_lost_track",
+        "_notices",
+        "_on_output",
+        "_output",
+        "_output_bytes",
+        "_received_ms",
+        "_reply_bytes",
+        "_scanner",
+        "_sent_ms",
+        "_settings",
+        "_stalled",
+        "_wants_failure_close",
+        "broker",
+        "congested",
+        "container",
+        "frame_bytes_max",
+        "state",
+        "user",
+        "vhost",
+        "wants_cancel_notify",
+    )
 
     def __init__(
         self,

@@ -8,14 +8,16 @@ from typing import Any
 
 from pabal.model.message import Death
 from pabal.wire.amqp091.content import (
+    body_bytes,
     decode_headers,
+    decode_property,
     property_bytes,
     raw_headers,
     replace_properties,
     scan_properties,
 )
 from pabal.wire.amqp091.errors import WireError
-from pabal.wire.amqp091.fields import FieldValue, encode_value
+from pabal.wire.amqp091.fields import FieldValue, encode_timestamp, encode_value
 
 
 class Amqp091Container:
@@ -28,6 +30,21 @@ class Amqp091Container:
             return decode_headers(content)
         except WireError:
             return {}
+
+    def body_bytes(self, content: bytes) -> int:
+        return body_bytes(content)
+
+    def priority(self, content: bytes) -> int:
+        return scan_properties(property_bytes(content)).priority
+
+    def property(self, content: bytes, name: str) -> str | None:
+        try:
+            value = decode_property(content, name)
+        except WireError:
+            return None
+        if isinstance(value, datetime):
+            return str(encode_timestamp(value))
+        return None if value is None else str(value)
 
     def ttl(self, content: bytes) -> str | None:
         return scan_properties(property_bytes(content)).expiration

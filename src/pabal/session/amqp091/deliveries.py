@@ -44,9 +44,16 @@ class ChannelConsumer(Consumer):
     """A consumer made by basic.consume. `prefetch`: how many it may hold unsettled, 0 for any number."""
 
     def __init__(
-        self, channel: Channel, queue: Queue, tag: str, auto_settle: bool, exclusive: bool, prefetch: int
+        self,
+        channel: Channel,
+        queue: Queue,
+        tag: str,
+        auto_settle: bool,
+        exclusive: bool,
+        prefetch: int,
+        priority: int,
     ) -> None:
-        super().__init__(queue, tag, auto_settle, exclusive)
+        super().__init__(queue, tag, auto_settle, exclusive, priority)
         self.channel = channel
         self.prefetch = prefetch
         self._counts = queue.arguments.delivery_limit is not None
@@ -119,7 +126,7 @@ class ChannelConsumer(Consumer):
         self._envelope = envelope
 
     def revoked(self, message: Message) -> None:
-        self.channel.unsettled_deliveries[message.delivery] = Revoked(self)
+        self.channel.revoke(message.delivery, self)
 
     def cancelled(self) -> None:
         self.channel.forget(self)
@@ -162,7 +169,7 @@ class GetConsumer(Consumer):
                 channel.unsettled_deliveries[message.delivery] = message
 
     def revoked(self, message: Message) -> None:
-        self.channel.unsettled_deliveries[message.delivery] = Revoked(self)
+        self.channel.revoke(message.delivery, self)
 
     def cancelled(self) -> None:
         pass

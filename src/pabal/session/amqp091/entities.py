@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pabal.broker.queue import Queue
+from pabal.model.arguments import type_name
 from pabal.model.definitions import BindingDefinition, ExchangeDefinition
-from pabal.model.errors import AccessRefused, NotFound
+from pabal.model.errors import AccessRefused, NotFound, PreconditionFailed
 from pabal.session.amqp091.faults import ChannelFault
-from pabal.wire.amqp091.errors import COMMAND_INVALID, NOT_FOUND, WireError
+from pabal.session.amqp091.replies import check_reply_name, is_reply_name
+from pabal.wire.amqp091.errors import NOT_FOUND
 from pabal.wire.amqp091.methods import (
     EXCHANGE_BIND_OK,
     EXCHANGE_DECLARE_OK,
@@ -95,6 +97,10 @@ def queue_declare(
     arguments: Table,
 ) -> None:
     name = _clean(name)
+    if is_reply_name(name):
+        check_reply_name(channel, name)
+        reply(channel, no_wait, QUEUE_DECLARE_OK, name, 0, 1)
+        return
     if passive:
         queue = channel.vhost.queue(name, channel.session)
     else:
@@ -150,6 +156,17 @@ def queue_name(channel: Channel, name: str) -> str:
     return channel.last_queue
 
 
+def consumer_priority(queue: Queue, arguments: Table) -> int:
+    """basic.consume's `x-priority` (RabbitMQ's consumer priorities)."""
+    priority = arguments.get("x-priority", 0)
+    if isinstance(priority, bool) or not isinstance(priority, int):
+        raise PreconditionFailed(
+            f"invalid arg 'x-priority' for queue '{queue.name}' in vhost '{queue.vhost.name}': "
+            f'"expected integer, got {type_name(priority)}"'
+        )
+    return priority
+
+
 def _queue_binding(
     channel: Channel, name: str, exchange: str, key: str, arguments: Mapping[str, Any]
 ) -> BindingDefinition:
@@ -161,7 +178,3 @@ def _queue_binding(
 def _clean(name: str) -> str:
     """RabbitMQ takes line ends out of names that are declared."""
     return name.replace("\r", "").replace("\n", "")
-
-
-def unsupported_transaction(channel: Channel) -> None:
-    raise WireError(COMMAND_INVALID, "transactions (tx) are not supported yet")

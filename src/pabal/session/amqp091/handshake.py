@@ -17,7 +17,9 @@ CAPABILITIES: Final = {
     "consumer_cancel_notify": True,
     "connection.blocked": True,
     "authentication_failure_close": True,
+    "consumer_priorities": True,
     "per_consumer_qos": True,
+    "direct_reply_to": True,
 }
 """What connection.start says this broker can do, under RabbitMQ's names."""
 

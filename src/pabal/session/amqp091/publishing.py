@@ -11,6 +11,7 @@ from pabal.model.arguments import type_name
 from pabal.model.message import Envelope
 from pabal.session.amqp091.container import without_blind_copies
 from pabal.session.amqp091.faults import ChannelFault
+from pabal.session.amqp091.replies import REPLY_LENGTH, wants_reply, with_reply_address
 from pabal.wire.amqp091.content import decode_properties, scan_properties, set_channel
 from pabal.wire.amqp091.errors import NO_ROUTE, NOT_IMPLEMENTED, PRECONDITION_FAILED, REPLY_NAMES, WireError
 from pabal.wire.amqp091.methods import (
@@ -24,6 +25,7 @@ from pabal.wire.amqp091.methods import (
 
 if TYPE_CHECKING:
     from pabal.session.amqp091.channel import Channel
+    from pabal.session.amqp091.transaction import Transaction
 
 _U32: Final = Struct(">I")
 _TARGETS_MAX: Final = 256
@@ -36,25 +38,29 @@ _BCC: Final = b"\x03BCC"
 
 
 class _Target:
-    """What one basic.publish frame says, and the envelopes of the properties last seen with it."""
+    """What one basic.publish frame says, and the envelopes of the properties last seen with it. `changes`: among
+    its messages are some whose contents do not go on as they came, so each is to be looked at."""
 
-    __slots__ = ("envelopes", "exchange", "mandatory", "routing_key")
+    __slots__ = ("changes", "envelopes", "exchange", "mandatory", "routing_key")
 
     def __init__(self, exchange: str, routing_key: str, mandatory: bool) -> None:
         self.exchange = exchange
         self.routing_key = routing_key
         self.mandatory = mandatory
+        self.changes = False
         self.envelopes: dict[bytes, Envelope] = {}
 
 
 class Publisher:
-    """One channel's publishing. `confirming`: after confirm.select; then `sequence` counts what was published."""
+    """One channel's publishing. `confirming`: after confirm.select; then `sequence` counts what was published.
+    `transaction`: after tx.select; then it holds what is published."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._targets: dict[bytes, _Target] = {}
         self.confirming = False
         self.sequence = 0
+        self.transaction: Transaction | None = None
         self._confirmed = 0
         self._refused: deque[int] = deque()
 
@@ -68,12 +74,16 @@ class Publisher:
         envelope = target.envelopes.get(properties)
         if envelope is None:
             envelope = self._read_envelope(target, properties)
-        if envelope.copies:
-            contents = [without_blind_copies(content) for content in contents]
+        if target.changes:
+            contents = self._changed(envelope, properties, contents)
+            content_bytes = sum(map(len, contents))
+        if self.transaction is not None:
+            self.transaction.publish(envelope, target.mandatory, contents, content_bytes)
+            return
         published = self._channel.vhost.publish(envelope, contents, content_bytes)
         if published.unroutable and target.mandatory:
             for index in published.unroutable:
-                self._return(envelope, contents[index])
+                self.send_back(envelope, contents[index])
         if self.confirming:
             if published.refused:
                 self._refused.extend(self.sequence + 1 + index for index in published.refused)
@@ -105,15 +115,32 @@ class Publisher:
         if scan.has_headers and (_CC in properties or _BCC in properties):
             copies = _read_copies(properties)
         envelope = Envelope(
-            target.exchange, target.routing_key, scan.delivery_mode == 2, ttl_ms, session.container, copies
+            target.exchange,
+            target.routing_key,
+            scan.delivery_mode == 2,
+            ttl_ms,
+            session.container,
+            copies,
+            scan.priority,
         )
+        if copies or (REPLY_LENGTH in properties and wants_reply(properties)):
+            target.changes = True
         if len(properties) <= _PROPERTIES_CACHED_BYTES_MAX:
             if len(target.envelopes) >= _ENVELOPES_MAX:
                 target.envelopes.clear()
             target.envelopes[properties] = envelope
         return envelope
 
-    def _return(self, envelope: Envelope, content: bytes) -> None:
+    def _changed(self, envelope: Envelope, properties: bytes, contents: list[bytes]) -> list[bytes]:
+        """Without the header that nobody is to see, and with the address of answers where one is asked for."""
+        if wants_reply(properties):
+            contents = with_reply_address(self._channel, contents)
+        if envelope.copies:
+            contents = [without_blind_copies(content) for content in contents]
+        return contents
+
+    def send_back(self, envelope: Envelope, content: bytes) -> None:
+        """basic.return: published as mandatory, it reached no queue."""
         number = self._channel.number
         self._channel.session.write(
             encode_method(

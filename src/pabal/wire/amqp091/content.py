@@ -228,17 +228,15 @@ def decode_properties(props: bytes) -> dict[str, FieldValue]:
     timestamp as datetime (int when out of its range), all others as str. Raises WireError 502."""
     found: dict[str, FieldValue] = {}
     for name, raw in zip(PROPERTY_NAMES, _split(props), strict=True):
-        if raw is None:
-            continue
-        if name == "headers":
-            found[name] = decode_table(raw)[0]
-        elif name in _OCTETS:
-            found[name] = raw[0]
-        elif name == "timestamp":
-            found[name] = decode_timestamp(_UINT64.unpack(raw)[0])
-        else:
-            found[name] = raw[1:].decode("utf-8", "surrogateescape")
+        if raw is not None:
+            found[name] = _decode_property(name, raw)
     return found
+
+
+def decode_property(content: bytes, name: str) -> FieldValue:
+    """One property as `decode_properties` gives it, None when it is not there. Raises WireError 502."""
+    raw = _split(property_bytes(content))[PROPERTY_NAMES.index(name)]
+    return None if raw is None else _decode_property(name, raw)
 
 
 def encode_properties(properties: Mapping[str, FieldValue]) -> bytes:
@@ -358,6 +356,16 @@ def _join(raws: list[bytes | None]) -> bytes:
         if raw is not None:
             flags |= _CONTENT_TYPE >> index
     return _UINT16.pack(flags) + b"".join([raw for raw in raws if raw is not None])
+
+
+def _decode_property(name: str, raw: bytes) -> FieldValue:
+    if name == "headers":
+        return decode_table(raw)[0]
+    if name in _OCTETS:
+        return raw[0]
+    if name == "timestamp":
+        return decode_timestamp(_UINT64.unpack(raw)[0])
+    return raw[1:].decode("utf-8", "surrogateescape")
 
 
 def _encode_property(name: str, value: FieldValue) -> bytes | None:
