@@ -130,7 +130,7 @@ class Connection(asyncio.Protocol):
         """Once a second: heartbeats and deadlines."""
         if self.session.closed:
             if not self._closed_at_ms:
-                self._close()
+                self._server.turn.writes(self)  # closes it, behind what is still to be sent
             elif now_ms - self._closed_at_ms > CLOSE_SECONDS_MAX * 1000:
                 self._transport.abort()
         else:
