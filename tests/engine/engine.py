@@ -46,6 +46,14 @@ class PlainContainer:
         ttl: str | None = json.loads(content)["ttl"]
         return ttl
 
+    def delay_ms(self, content: bytes) -> int:
+        return int(json.loads(content)["headers"].get("x-delay", 0))
+
+    def delayed(self, content: bytes) -> bytes:
+        value = json.loads(content)
+        value["headers"]["x-delay"] *= -1
+        return json.dumps(value).encode()
+
     def copies(self, content: bytes) -> tuple[str, ...]:
         return tuple(json.loads(content)["copies"])
 

@@ -318,7 +318,7 @@ def test_declaring_again_makes_no_difference_unless_it_differs(engine: Engine) -
         with pytest.raises(PreconditionFailed, match="inequivalent arg"):
             engine.vhost.declare_exchange(other)
     with pytest.raises(InvalidCommand):
-        engine.exchange("f", "x-delayed-message")
+        engine.exchange("f", "x-unheard-of")
     with pytest.raises(AccessRefused):
         engine.exchange("amq.mine")
     for name in ("", "amq.direct"):

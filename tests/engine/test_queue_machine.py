@@ -242,7 +242,7 @@ class QueueMachine(RuleBasedStateMachine):
             definition = decode_definition(data)
             if isinstance(definition, QueueDefinition) and definition.name == queue:
                 records = disk.messages.get(definition.queue_id, {}).values()
-                names = [json.loads(record[record.index(b"{") :])["name"] for record in records]
+                names = [json.loads(record[record.index(b'{"name"') :])["name"] for record in records]
         assert len(set(names)) == len(names), "twice on disk"
         return set(names)
 

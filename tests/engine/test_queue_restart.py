@@ -153,7 +153,6 @@ BAD_ARGUMENTS: list[dict[str, Any]] = [
     {"x-overflow": 1},
     {"x-dead-letter-exchange": 1},
     {"x-dead-letter-routing-key": "k"},
-    {"x-delivery-limit": -1},
     {"x-consumer-timeout": 0},
     {"x-queue-type": "stream"},
     {"x-queue-type": 1},

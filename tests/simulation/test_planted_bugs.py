@@ -192,11 +192,11 @@ def dead_letters_are_put_before_they_are_removed(monkeypatch: pytest.MonkeyPatch
 def the_delivery_limit_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     original = Queue._return
 
-    def give_back(self: Any, messages: list[Message], reason: str) -> None:
+    def give_back(self: Any, messages: list[Message], reason: str, failed: bool) -> None:
         limit, arguments = self.arguments.delivery_limit, self.arguments
         if limit is not None:
             object.__setattr__(arguments, "delivery_limit", limit + 1)
-        original(self, messages, reason)
+        original(self, messages, reason, failed)
         if limit is not None:
             object.__setattr__(arguments, "delivery_limit", limit)
 

@@ -202,13 +202,15 @@ def test_a_refused_directory_can_be_used_again(whole_file: bytes, tmp_path: Path
 
 
 RECORDS = {
-    "a later version": b"\x02\x01\x01" + bytes(40),
+    "a later version": b"\x03\x01\x01" + bytes(40),
     "version 0": bytes(40),
     "empty": b"",
     "cut short": b"\x01\x01\x01\x00",
     "an unknown container": b"\x01\x63\x01" + bytes(40),
     "an exchange name that leads too far": b"\x01\x01\x01" + bytes(12) + b"\xff\x00",
     "a routing key that leads too far": b"\x01\x01\x01" + bytes(12) + b"\x00\xff",
+    "copies that lead too far": b"\x02\x01\x01" + bytes(14) + b"\x00\x00\x00\x01\x00\x00\xff\xff",
+    "copies cut short": b"\x02\x01\x01" + bytes(14) + b"\x00\x00\x00\x02\x00\x00\x00\x01a",
     "no routing key": b"\x01\x01\x01" + bytes(12) + b"\x00",
 }
 
@@ -233,7 +235,7 @@ def test_a_record_that_cannot_be_read_is_an_error(tmp_path: Path, case: str) -> 
         opened.read(1)
     assert "position 2" in str(caught.value)
     if case == "a later version":
-        assert "version 2" in str(caught.value)
+        assert "version 3" in str(caught.value)
         assert "newer" in str(caught.value)
     opened.store.close()
 

@@ -89,6 +89,11 @@ class Backlog:
         heappush(self._returned, (message.position, message))
         self.content_bytes += len(message.content)
 
+    @property
+    def returned(self) -> int:
+        """How many are back that were delivered before: all of them are in memory."""
+        return len(self._returned)
+
     def first(self) -> Message | None:
         """The next message, left where it is."""
         if self._returned:

@@ -24,6 +24,7 @@ from pabal.model.definitions import (
 from pabal.model.errors import NotFound, StoreError
 from pabal.model.message import Message
 from pabal.store.interface import Loaded, Store
+from pabal.store.journal import waiting_id
 
 
 class Waiter(Protocol):
@@ -45,6 +46,8 @@ class Broker:
         self.scheduled: list[Queue] = []
         self.waiters: dict[Waiter, int] = {}
         self.random_token = random_token
+        self.counts_releases = True
+        """A message that comes back without having been tried counts as attempted (RabbitMQ before 4.3)."""
         self._dead_letters = DeadLetters()
         self._owned: dict[object, list[Queue]] = {}
         self._timers: list[tuple[int, int, Queue]] = []
@@ -170,9 +173,11 @@ class Broker:
         elif isinstance(definition, ExchangeDefinition):
             if definition.type not in EXCHANGE_TYPES:
                 raise StoreError(f"exchange '{definition.name}' has the unknown type '{definition.type}'")
-            self.vhosts[definition.vhost].add_exchange(definition)
+            waiting = loaded.queues.get(waiting_id(definition.queue_id))
+            self.vhosts[definition.vhost].add_exchange(definition, waiting=waiting)
         elif isinstance(definition, QueueDefinition):
             state = loaded.queues.get(definition.queue_id)
-            self.vhosts[definition.vhost].add_queue(definition, state)
+            waiting = loaded.queues.get(waiting_id(definition.queue_id))
+            self.vhosts[definition.vhost].add_queue(definition, state, waiting=waiting)
         else:
             self.vhosts[definition.vhost].add_binding(definition)

@@ -28,6 +28,8 @@ class Consumer(ABC):
         self.unsettled = 0
         self.overdue = 0
         """Of these, messages whose lease ran out."""
+        self.lease_ms: int | None = None
+        """How long it may hold a message, if it is to be other than the queue says."""
         self.shared_credit = False
         """Room depends on other consumers too, so ask again after each message."""
 

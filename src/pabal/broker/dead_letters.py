@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from pabal.model.message import Death, Envelope, Message
+from pabal.model.message import UNSTORED, Death, Envelope, Message
 
 if TYPE_CHECKING:
     from pabal.broker.queue import Queue
+    from pabal.broker.vhost import Vhost
 
 REJECTED = "rejected"
 
@@ -27,7 +28,8 @@ class DeadLetters:
 
     def add(self, queue: Queue, messages: list[Message], reason: str) -> None:
         """Messages, no longer in `queue`'s backlog nor leased, died there of `reason`. Without a dead-letter
-        exchange, or when it is not there or routes nowhere, they are gone, as in RabbitMQ."""
+        exchange, or when it is not there or routes nowhere, they are gone, as in RabbitMQ; unless the queue keeps
+        its dead letters until there is a place for them."""
         self._waiting.append((queue, messages, reason))
         if self._moving:
             return
@@ -47,7 +49,7 @@ class DeadLetters:
 def _move(queue: Queue, message: Message, reason: str) -> None:
     exchange = queue.arguments.dead_letter_exchange
     assert exchange is not None
-    if queue.vhost.exchanges.get(exchange) is None:
+    if exchange not in queue.vhost.exchanges and not queue.arguments.keeps_dead_letters:
         return
     old = message.envelope
     container = old.container
@@ -67,9 +69,17 @@ def _move(queue: Queue, message: Message, reason: str) -> None:
         envelope = Envelope(exchange, old.routing_key, old.persistent, None, container, copies, priority)
     else:
         envelope = Envelope(exchange, key, old.persistent, None, container, (), priority)
-    for target in queue.vhost.targets(envelope, content):
-        if not _is_cycle(target.name, container.deaths(content)):
+    if not place(queue.vhost, envelope, content) and queue.arguments.keeps_dead_letters and not queue.deleted:
+        queue.waiting.keep(Message(envelope, content, message.position, 0, UNSTORED))
+
+
+def place(vhost: Vhost, envelope: Envelope, content: bytes) -> bool:
+    """Publishes a dead letter. False when there is no queue for it."""
+    targets = vhost.targets(envelope, content) if envelope.exchange in vhost.exchanges else []
+    for target in targets:
+        if not _is_cycle(target.name, envelope.container.deaths(content)):
             target.publish(envelope, [content], len(content), forced=True)
+    return bool(targets)
 
 
 def _is_cycle(queue: str, deaths: list[Death]) -> bool:

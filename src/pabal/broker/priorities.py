@@ -38,6 +38,10 @@ class PriorityBacklog:
     def push_back(self, message: Message) -> None:
         self.level(255 - (message.position >> LEVEL_SHIFT)).push_back(message)
 
+    @property
+    def returned(self) -> int:
+        return sum(backlog.returned for backlog in self._order)
+
     def first(self) -> Message | None:
         for backlog in self._order:
             if len(backlog):

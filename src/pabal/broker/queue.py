@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pabal.broker.backlog import Backlog
 from pabal.broker.consumer import Consumer
+from pabal.broker.leases import Leases
 from pabal.broker.priorities import PriorityBacklog
+from pabal.broker.waiting import Waiting
 from pabal.model.arguments import QueueArguments
 from pabal.model.definitions import QueueDefinition
 from pabal.model.errors import AccessRefused
@@ -22,7 +23,7 @@ from pabal.model.limits import (
     WINDOW_MESSAGES_TRANSIENT,
 )
 from pabal.model.message import PENDING, UNSTORED, Envelope, Message, Outcome, level_base
-from pabal.store.journal import QueueLog
+from pabal.store.journal import QueueLog, QueueState
 
 if TYPE_CHECKING:
     from pabal.broker.vhost import Vhost
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 
 class Queue:
     """`owner`: the connection an exclusive queue belongs to, None for a queue of all. `leased`: how many
-    messages are with consumers. `late_settlements`: how many came after their lease had run out.
+    messages are with consumers. `late_settlements`: how many came after their lease had run out. To be made with
+    the state in the store of what waits in it, if there is any.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Queue:
         arguments: QueueArguments,
         log: QueueLog,
         owner: object | None = None,
+        waiting: QueueState | None = None,
     ) -> None:
         self.vhost = vhost
         self.definition = definition
@@ -61,12 +64,13 @@ class Queue:
         self._timed = arguments.expires_ms is not None
         self._used_ms = vhost.broker.now_ms  # when it last had a consumer, a get or a declaration
         self._lease_ms = arguments.lease_ms
-        self._leases: OrderedDict[int, tuple[int, Message]] = OrderedDict()  # position → deadline, message
+        self._leases = Leases()
+        self._waiting = Waiting(self, waiting) if waiting is not None else None
         self._ttl_ms = arguments.message_ttl_ms
         # Messages may have expired, or be from before a restart: look at each before it is delivered.
         self._sifts = self._ttl_ms is not None or log.count > 0
         self._bounded = arguments.max_length is not None or arguments.max_length_bytes is not None
-        log.counts_attempts = arguments.delivery_limit is not None
+        log.counts_attempts = arguments.counts_attempts
         log.counts_bytes = self._counts_bytes = arguments.max_length_bytes is not None
         self.body_bytes = log.body_bytes  # of ready messages, kept if there is a limit on it
 
@@ -88,6 +92,18 @@ class Queue:
     def ready(self) -> int:
         """Messages that wait for a consumer."""
         return len(self.backlog)
+
+    @property
+    def waiting(self) -> Waiting:
+        """What waits for its time before it is ready (again)."""
+        if self._waiting is None:
+            self._waiting = Waiting(self, None)
+        return self._waiting
+
+    @property
+    def empty(self) -> bool:
+        """There is no message, ready, leased or waiting."""
+        return not (self.ready or self.leased or self._waiting)
 
     # --- Taking in ------------------------------------------------------------------------------------------
 
@@ -192,6 +208,8 @@ class Queue:
         """Hands ready messages to consumers that have room, each in turn, and sets the timer for the rest."""
         if self.deleted:
             return
+        if self._waiting is not None:
+            self._waiting.end()
         if self._sifts:
             self._expire()
         if self.consumers:
@@ -201,7 +219,7 @@ class Queue:
                 self._dispatch_in_turn()
         if self._sifts and not len(self.backlog) and self._ttl_ms is None:
             self._sifts = False
-        if self._timed or self._sifts or self._leases:
+        if self._timed or self._sifts or self._leases or self._waiting is not None:
             self._set_timer()
 
     def _step(self) -> int:
@@ -269,10 +287,9 @@ class Queue:
             if self.log.counts_attempts:
                 for message in messages:
                     self.log.update(message)
-            if self._lease_ms is not None:
-                deadline = self.vhost.broker.now_ms + self._lease_ms
-                for message in messages:
-                    self._leases[message.position] = (deadline, message)
+            lease_ms = self._lease_ms if consumer.lease_ms is None else consumer.lease_ms
+            if lease_ms is not None:
+                self._leases.begin(messages, lease_ms, self.vhost.broker.now_ms)
         consumer.deliver(messages)
 
     def get(self, consumer: Consumer) -> Message | None:
@@ -286,6 +303,8 @@ class Queue:
             self._lease(consumer, messages)
             if self._sifts or self._leases:
                 self._set_timer()
+            if self._waiting is not None:
+                self.schedule()
             return messages[0]
         return None
 
@@ -331,15 +350,14 @@ class Queue:
             return
         self.leased -= len(messages)
         if self._leases:
-            for message in messages:
-                self._leases.pop(message.position, None)
+            self._leases.end(messages)
         if outcome is Outcome.ACCEPT:
             self.log.remove(messages)
-        elif outcome is Outcome.RETURN:
-            self._return(messages, "delivery_limit")
-        else:
+        elif outcome is Outcome.REJECT:
             self._dead_letter(messages, "rejected")
-        if not self.scheduled and len(self.backlog):
+        else:
+            self._return(messages, "delivery_limit", outcome is Outcome.RETURN)
+        if not self.scheduled and (len(self.backlog) or self._waiting is not None):
             self.schedule()
 
     def late(self, consumer: Consumer) -> None:
@@ -350,29 +368,38 @@ class Queue:
         if not self.deleted:
             self.schedule()
 
-    def _return(self, messages: list[Message], reason: str) -> None:
-        """Back to their places; those that came back too often are dead-lettered for `reason`."""
-        limit = self.arguments.delivery_limit
-        counts_attempts = self.log.counts_attempts
+    def _return(self, messages: list[Message], reason: str, failed: bool) -> None:
+        """Back to their places, now or later; those that came back too often are dead-lettered for `reason`."""
+        arguments = self.arguments
+        limit = arguments.delivery_limit
+        counted = failed or self.vhost.broker.counts_releases
         worn: list[Message] = []
         for message in messages:
-            message.attempts += 1
-            message.redelivered = True
+            message.attempts += counted
             message.consumer = None
             if limit is not None and message.attempts > limit:
                 worn.append(message)
                 continue
-            if counts_attempts:
+            delay_ms = arguments.retry_delay_ms(message.attempts, failed) if arguments.retry_min_ms else 0
+            if delay_ms:
+                self.waiting.hold(message, delay_ms)
+                continue
+            if self.log.counts_attempts:
                 self.log.update(message)
-            self.backlog.push_back(message)
-            if self._counts_bytes:
-                self.body_bytes += message.envelope.container.body_bytes(message.content)
-            if message.expires_at_ms:
-                self._sifts = True
+            self.take_back(message)
         if worn:
             self._dead_letter(worn, reason)
         if self._bounded:
             self._drop_head()
+
+    def take_back(self, message: Message) -> None:
+        """A message that was delivered before is ready again."""
+        message.redelivered = True
+        self.backlog.push_back(message)
+        if self._counts_bytes:
+            self.body_bytes += message.envelope.container.body_bytes(message.content)
+        if message.expires_at_ms:
+            self._sifts = True
 
     def _dead_letter(self, messages: list[Message], reason: str) -> None:
         self.vhost.broker.dead_letter(self, messages, reason)
@@ -392,19 +419,13 @@ class Queue:
         ):
             self.vhost.delete_queue(self)
             return
-        expired: list[Message] = []
-        while self._leases and len(expired) < TIMER_MESSAGES_MAX:
-            deadline, message = next(iter(self._leases.values()))
-            if deadline > now_ms:
-                break
-            del self._leases[message.position]
-            expired.append(message)
-        if expired:
-            self.leased -= len(expired)
-            for message in expired:
+        ended = self._leases.take_ended(now_ms, TIMER_MESSAGES_MAX)
+        if ended:
+            self.leased -= len(ended)
+            for message in ended:
                 message.consumer.overdue += 1
                 message.consumer.revoked(message)
-            self._return(expired, "lease_expired")
+            self._return(ended, "lease_expired", failed=False)
         self.schedule()  # expires what is due, hands out what came back, sets the timer again
 
     def _expire(self) -> None:
@@ -433,18 +454,20 @@ class Queue:
         return messages
 
     def _set_timer(self) -> None:
-        """At the next lease's end or the first message's expiry (one ms later: it may be delivered at its last)."""
-        times = []
-        if self._leases:
-            times.append(next(iter(self._leases.values()))[0])
+        """At the next lease's end, when something has waited long enough, or at the first message's expiry (one ms
+        later: it may be delivered at its last)."""
+        times = [self._leases.next_ms()]
+        if self._waiting is not None:
+            times.append(self._waiting.next_ms())
         if self._sifts:
             first = self.backlog.first()
             if first is not None and first.expires_at_ms:
                 times.append(first.expires_at_ms + 1)
         if self._timed and not self.consumers and self.arguments.expires_ms is not None:
             times.append(self._used_ms + self.arguments.expires_ms)
-        if times:
-            self.vhost.broker.wake(self, min(times))
+        known = [at_ms for at_ms in times if at_ms is not None]
+        if known:
+            self.vhost.broker.wake(self, min(known))
 
     # --- The whole queue ------------------------------------------------------------------------------------
 
@@ -471,6 +494,8 @@ class Queue:
         self._leases.clear()
         self.backlog.clear()
         self.vhost.broker.store.journal.drop_queue(self.log)
+        if self._waiting is not None:
+            self._waiting.close()
         consumers, self.consumers = self.consumers, []
         for consumer in consumers:
             consumer.cancelled()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pabal.broker.delayed import Delay, DelayedExchange
 from pabal.broker.exchange import Binding, BindingKey, Exchange
-from pabal.broker.exchange_types import EXCHANGE_TYPES, PREDECLARED
+from pabal.broker.exchange_types import EXCHANGE_TYPES, PREDECLARED, make_exchange
 from pabal.broker.inbox import Inbox
 from pabal.broker.queue import Queue
-from pabal.model.arguments import DEFAULTS, KNOWN, compare, compare_flag, parse_queue_arguments
+from pabal.model.arguments import DEFAULTS, KNOWN, check_quorum, compare, compare_flag, parse_queue_arguments
 from pabal.model.definitions import BindingDefinition, ExchangeDefinition, QueueDefinition, canonical
 from pabal.model.errors import AccessRefused, InvalidCommand, Locked, NotFound, PreconditionFailed
 from pabal.model.limits import ROUTES_CACHED_MAX
@@ -82,6 +84,10 @@ class Vhost:
         assert queues is not None
         return queues
 
+    def targets_beyond(self, exchange: Exchange, envelope: Envelope, content: bytes) -> list[Queue]:
+        """The queues that it goes to from this exchange on."""
+        return self._route(envelope, content, exchange) or []
+
     def _publish_one_by_one(self, envelope: Envelope, contents: list[bytes]) -> Published:
         unroutable: list[int] = []
         refused: list[int] = []
@@ -113,13 +119,13 @@ class Vhost:
                 self._routes[place] = queues
         return queues
 
-    def _route(self, envelope: Envelope, content: bytes | None) -> list[Queue] | None:
-        """Each queue once, through bindings between exchanges. None without `content`, when there is an exchange
-        on the way that does not go by the keys alone."""
+    def _route(self, envelope: Envelope, content: bytes | None, start: Exchange | None = None) -> list[Queue] | None:
+        """From the exchange it was published to, or from `start`; each queue once, through bindings between
+        exchanges. None without `content`, when there is an exchange on the way that goes not by the keys alone."""
         keys = (envelope.routing_key, *envelope.copies)
         found: dict[Queue, None] = {}
         seen: set[str] = set()
-        waiting: list[Exchange] = [self.exchanges[envelope.exchange]]
+        waiting: list[Exchange] = [start or self.exchanges[envelope.exchange]]
         while waiting:
             exchange = waiting.pop()
             if exchange.name in seen:
@@ -166,15 +172,23 @@ class Vhost:
             return False
         if name.startswith("amq."):
             raise AccessRefused(f"exchange name '{name}' contains reserved prefix 'amq.*'")
+        if definition.type == DelayedExchange.type:
+            definition = replace(definition, queue_id=self.broker.next_queue_id())
         self.add_exchange(definition, check=True)
         if definition.durable:
             self.broker.store.journal.define(definition)
         return True
 
-    def add_exchange(self, definition: ExchangeDefinition, check: bool = False) -> None:
-        exchange = EXCHANGE_TYPES[definition.type](definition, self.broker.random_token)
+    def add_exchange(
+        self, definition: ExchangeDefinition, check: bool = False, waiting: QueueState | None = None
+    ) -> None:
+        """`waiting`: the state in the store of what it held back. `check`: it is new, so check its arguments."""
+        exchange = make_exchange(definition, self.broker.random_token)
         if check:
             exchange.check_arguments()
+        if isinstance(exchange, DelayedExchange):
+            exchange.delay = Delay(self, exchange, definition.queue_id, waiting)
+            exchange.delay.schedule()
         self.exchanges[definition.name] = exchange
         self._routes.clear()
 
@@ -206,6 +220,8 @@ class Vhost:
             waiting += self._remove_bindings_to(gone)
             if gone.definition.durable:
                 self.broker.store.journal.undefine(gone.definition)
+            if isinstance(gone, DelayedExchange) and gone.delay is not None:
+                gone.delay.close()
         self._routes.clear()
 
     # --- Queues ---------------------------------------------------------------------------------------------
@@ -237,7 +253,10 @@ class Vhost:
     ) -> tuple[Queue, bool]:
         """The queue, and whether it was made. An empty name asks for one of the broker's making."""
         durable = durable and not exclusive  # as in RabbitMQ: it could not outlive its connection anyway
+        quorum = arguments.get("x-queue-type") == "quorum"
         if not name:
+            if quorum:
+                raise PreconditionFailed("Cannot declare a server-named queue for type rabbit_quorum_queue")
             name = self.broker.name_queue()
         elif name in self.queues:
             queue = self.queue(name, owner)
@@ -259,6 +278,8 @@ class Vhost:
         elif name.startswith("amq."):
             raise AccessRefused(f"queue name '{name}' contains reserved prefix 'amq.*'")
         parse_queue_arguments(arguments, name, self.name)
+        if quorum:
+            check_quorum(name, self.name, durable, exclusive, auto_delete)
         definition = QueueDefinition(self.name, name, self.broker.next_queue_id(), durable, auto_delete, arguments)
         queue = self.add_queue(definition, None, owner if exclusive else None)
         if exclusive:
@@ -267,15 +288,21 @@ class Vhost:
             self.broker.store.journal.define(definition)
         return queue, True
 
-    def add_queue(self, definition: QueueDefinition, state: QueueState | None, owner: object | None = None) -> Queue:
+    def add_queue(
+        self,
+        definition: QueueDefinition,
+        state: QueueState | None,
+        owner: object | None = None,
+        waiting: QueueState | None = None,
+    ) -> Queue:
         parsed = parse_queue_arguments(definition.arguments, definition.name, self.name)
         log = self.broker.store.journal.queue_log(definition.queue_id, state)
-        queue = Queue(self, definition, parsed, log, owner)
+        queue = Queue(self, definition, parsed, log, owner, waiting)
         self.queues[definition.name] = queue
         self._routes.clear()
         queue.use()
-        if queue.ready:
-            queue.schedule()  # sets the timer of the first message, should that expire
+        if not queue.empty:
+            queue.schedule()  # sets the timer of the first message, should that expire, and of what waits
         return queue
 
     def delete_queue(self, queue: Queue, if_unused: bool = False, if_empty: bool = False) -> int:
@@ -284,7 +311,7 @@ class Vhost:
             return 0
         if if_unused and queue.consumers:
             raise PreconditionFailed(f"queue '{queue.name}' in vhost '{self.name}' in use")
-        if if_empty and (queue.ready or queue.leased):
+        if if_empty and not queue.empty:
             raise PreconditionFailed(f"queue '{queue.name}' in vhost '{self.name}' not empty")
         ready = queue.ready
         del self.queues[queue.name]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -33,6 +34,8 @@ class UserDefinition:
 
 @dataclass(frozen=True, slots=True)
 class ExchangeDefinition:
+    """`queue_id`: as a queue's, of one that holds messages back; 0 for the others."""
+
     vhost: str
     name: str
     type: str
@@ -40,6 +43,7 @@ class ExchangeDefinition:
     auto_delete: bool = False
     internal: bool = False
     arguments: dict[str, Any] = field(default_factory=dict)
+    queue_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,11 @@ _IDENTITY = {
     QueueDefinition: ("vhost", "name"),
     BindingDefinition: ("vhost", "source", "destination", "to_exchange", "routing_key", "arguments"),
 }
+
+
+def durable_ids(definitions: Iterable[Definition]) -> set[int]:
+    """The ids of all that is defined and may have messages in the store."""
+    return {d.queue_id for d in definitions if isinstance(d, QueueDefinition | ExchangeDefinition) and d.queue_id}
 
 
 def definition_key(definition: Definition) -> bytes:

@@ -96,6 +96,9 @@ ROUTES_CACHED_MAX: Final = 16_384
 TIMER_MESSAGES_MAX: Final = 2048
 """Messages of one queue expired in one step; the rest follow in the next turn."""
 
+DEAD_LETTER_RETRY_MS: Final = 10_000
+"""How soon a dead letter that had no place to go, and must not be dropped, is tried again."""
+
 # --- Store ---------------------------------------------------------------------------------------------------
 MAP_BYTES: Final = 64 * 1024**3
 """Address space reserved for the data file at first; doubled when it is full."""

@@ -32,7 +32,9 @@ class Outcome(enum.Enum):
     ACCEPT = "accept"
     """Processed: the message leaves the queue."""
     RETURN = "return"
-    """Not processed: the message goes back to its own place."""
+    """Tried and failed, or its consumer was lost: the message goes back to its own place."""
+    RELEASE = "release"
+    """Not tried: the message goes back to its own place."""
     REJECT = "reject"
     """Not processable: the message is dead-lettered."""
 
@@ -78,6 +80,12 @@ class Container(Protocol):
 
     def body_bytes(self, content: bytes) -> int:
         """Size of the body alone."""
+
+    def delay_ms(self, content: bytes) -> int:
+        """How long the message asks to be held back, 0 when it does not."""
+
+    def delayed(self, content: bytes) -> bytes:
+        """The content of a message that was held back: marked so, and not to be held back again."""
 
     def copies(self, content: bytes) -> tuple[str, ...]:
         """Further routing keys that the message itself names, for all to see (CC)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from struct import Struct
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from pabal.model.definitions import Definition, definition_key, encode_definition
 from pabal.model.message import LEVEL_SHIFT, PENDING, SEQUENCE_MASK, STORED, UNSTORED, Message
@@ -13,11 +13,43 @@ from pabal.store.record import encode_record
 
 _PREFIX = Struct(">Q")
 _POSITION = Struct(">Q")
+_WIDE_POSITION = Struct(">QQ")
+_WIDE_SHIFT: Final = 64
+_WAITING: Final = 1 << 63
 
 
 def message_key(queue_id: int, position: int) -> bytes:
     """The key of a message: sorts by queue, then by place in it."""
-    return _PREFIX.pack(queue_id) + _POSITION.pack(position)
+    return _PREFIX.pack(queue_id) + (_pack_wide(position) if position >> _WIDE_SHIFT else _POSITION.pack(position))
+
+
+def waiting_id(queue_id: int) -> int:
+    """The id under which the messages of a queue that wait for their time are kept, in a range of their own."""
+    return queue_id | _WAITING
+
+
+def owner_id(queue_id: int) -> int:
+    """The id of the queue to which a range belongs: the inverse of `waiting_id`."""
+    return queue_id & ~_WAITING
+
+
+def timed_position(at_ms: int, sequence: int) -> int:
+    """A place in a range sorted by time: `at_ms` (since the epoch, above 0) first, then `sequence` (64 bits)."""
+    return at_ms << _WIDE_SHIFT | sequence
+
+
+def position_ms(position: int) -> int:
+    """The time in such a place."""
+    return position >> _WIDE_SHIFT
+
+
+def position_sequence(position: int) -> int:
+    """The sequence in it."""
+    return position & (1 << _WIDE_SHIFT) - 1
+
+
+def _pack_wide(position: int) -> bytes:
+    return _WIDE_POSITION.pack(position >> _WIDE_SHIFT, position & (1 << _WIDE_SHIFT) - 1)
 
 
 class QueueState(NamedTuple):
@@ -37,7 +69,8 @@ class QueueState(NamedTuple):
 
 @dataclass(slots=True)
 class Batch:
-    """One commit, whole: it could be encoded and applied elsewhere. Puts go before deletes, drops come last."""
+    """One commit, whole: it could be encoded and applied elsewhere. Deletes go before puts (a message may leave and
+    come back to its place between two commits), drops come last."""
 
     puts: list[tuple[bytes, bytes]] = field(default_factory=list)
     deletes: list[bytes] = field(default_factory=list)
@@ -61,8 +94,9 @@ class Journal:
         self._drops: list[tuple[int, int, int]] = []
         self._gone: list[int] = []
 
-    def queue_log(self, queue_id: int, state: QueueState | None = None) -> QueueLog:
-        return QueueLog(self, queue_id, state or QueueState(1, 0, 0))
+    def queue_log(self, queue_id: int, state: QueueState | None = None, timed: bool = False) -> QueueLog:
+        """`timed`: its positions are those of `timed_position`."""
+        return QueueLog(self, queue_id, state or QueueState(1, 0, 0), timed)
 
     def define(self, definition: Definition) -> None:
         self._definitions[definition_key(definition)] = encode_definition(definition)
@@ -134,13 +168,15 @@ class QueueLog:
         "queue_id",
         "removed",
         "taken_position",
+        "timed",
         "unsaved",
         "updated",
     )
 
-    def __init__(self, journal: Journal, queue_id: int, state: QueueState) -> None:
+    def __init__(self, journal: Journal, queue_id: int, state: QueueState, timed: bool = False) -> None:
         self._journal = journal
         self._dirty = False
+        self.timed = timed
         self.queue_id = queue_id
         self.prefix = _PREFIX.pack(queue_id)
         self.next_position = state.next_position
@@ -159,7 +195,7 @@ class QueueLog:
         self.on_durable: Callable[[], None] | None = None
 
     def append(self, messages: list[Message], content_bytes: int) -> None:
-        """Put these, which are PENDING, with the next commit. Positions must ascend."""
+        """Put these, which are PENDING, with the next commit."""
         self.unsaved += messages
         self._journal.unsaved_bytes += content_bytes
         if not self._dirty:
@@ -211,7 +247,7 @@ class QueueLog:
         if self.dropped:
             return
         prefix = self.prefix
-        pack = _POSITION.pack
+        pack = _pack_wide if self.timed else _POSITION.pack
         before = len(batch.puts)
         put = batch.puts.append
         leases = self.counts_attempts

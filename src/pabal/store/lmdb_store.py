@@ -20,13 +20,13 @@ from typing import Any, Final
 
 import lmdb
 
-from pabal.model.definitions import QueueDefinition, decode_definition
+from pabal.model.definitions import decode_definition, durable_ids
 from pabal.model.errors import StoreError
 from pabal.model.limits import DROPS_PER_COMMIT_MAX, MAP_BYTES
 from pabal.model.message import Container, Message
 from pabal.store.check import readable
 from pabal.store.interface import Loaded
-from pabal.store.journal import Batch, Journal, QueueLog, QueueState, message_key
+from pabal.store.journal import Batch, Journal, QueueLog, QueueState, message_key, owner_id
 from pabal.store.record import RecordReader
 from pabal.store.residency import Residency
 
@@ -130,10 +130,10 @@ class LmdbStore:
                     self._drops.append(_DROP.unpack(key))
         except Exception as error:  # whatever a damaged file makes a decoder say
             raise StoreError(f"{self.directory / DATA_FILE} is damaged: {_reason(error)}") from None
-        durable = {d.queue_id for d in loaded.definitions if isinstance(d, QueueDefinition)}
-        used = {*durable, *loaded.queues, *(drop[0] for drop in self._drops)}
+        durable = durable_ids(loaded.definitions)
+        used = {*durable, *map(owner_id, loaded.queues), *(owner_id(drop[0]) for drop in self._drops)}
         loaded.next_queue_id = max(used, default=0) + 1
-        for queue_id in [queue_id for queue_id in loaded.queues if queue_id not in durable]:
+        for queue_id in [queue_id for queue_id in loaded.queues if owner_id(queue_id) not in durable]:
             self.journal.drop_queue(self.journal.queue_log(queue_id, loaded.queues.pop(queue_id)))
         return loaded
 
@@ -232,14 +232,14 @@ class LmdbStore:
                 raise StoreError(f"write to {self.directory / DATA_FILE} failed: {_reason(error)}") from None
 
     def _write(self, transaction: Any, batch: Batch) -> None:
-        if batch.puts:
-            cursor = transaction.cursor(db=self._messages)
-            cursor.putmulti(batch.puts)
         if batch.deletes:
             delete = transaction.delete
             messages = self._messages
             for key in batch.deletes:
                 delete(key, b"", messages)
+        if batch.puts:
+            cursor = transaction.cursor(db=self._messages)
+            cursor.putmulti(batch.puts)
         for queue_id, state in batch.states:
             transaction.put(_QUEUE.pack(queue_id), _encode_state(state), db=self._queues)
         for name, value in batch.definitions:

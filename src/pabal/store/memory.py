@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections.abc import Mapping
 from itertools import islice
 
-from pabal.model.definitions import QueueDefinition, decode_definition
+from pabal.model.definitions import decode_definition, durable_ids
 from pabal.model.message import Container, Message
 from pabal.store.interface import Loaded
-from pabal.store.journal import Batch, Journal, QueueLog, QueueState
+from pabal.store.journal import Batch, Journal, QueueLog, QueueState, owner_id
 from pabal.store.record import RecordReader
 
 
@@ -19,16 +19,11 @@ class Disk:
     def __init__(self) -> None:
         self.messages: dict[int, dict[int, bytes]] = {}
         self.order: dict[int, list[int]] = {}
+        self._unsorted: set[int] = set()
         self.states: dict[int, QueueState] = {}
         self.definitions: dict[bytes, bytes] = {}
 
     def apply(self, batch: Batch) -> None:
-        for key, record in batch.puts:
-            queue_id, position = int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big")
-            messages = self.messages.setdefault(queue_id, {})
-            if position not in messages:
-                insort(self.order.setdefault(queue_id, []), position)  # at the end, nearly always
-            messages[position] = record
         for key in batch.deletes:
             queue_id, position = int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big")
             messages = self.messages[queue_id]
@@ -36,10 +31,19 @@ class Disk:
             order = self.order[queue_id]  # keeps deleted positions for a while: deleting each would move the rest
             if len(order) > 2 * len(messages) + 1024:
                 self.order[queue_id] = [position for position in order if position in messages]
+        for key, record in batch.puts:
+            queue_id, position = int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big")
+            messages = self.messages.setdefault(queue_id, {})
+            if position not in messages:
+                order = self.order.setdefault(queue_id, [])
+                if order and position <= order[-1]:
+                    self._unsorted.add(queue_id)
+                order.append(position)
+            messages[position] = record
         for queue_id, state in batch.states:
             self.states[queue_id] = state
         for queue_id, first, last in batch.drops:
-            order = self.order.get(queue_id, [])
+            order = self.positions(queue_id)
             low, high = bisect_left(order, first), bisect_left(order, last + 1)
             for position in order[low:high]:
                 self.messages[queue_id].pop(position, None)
@@ -54,6 +58,13 @@ class Disk:
             else:
                 self.definitions[name] = value
 
+    def positions(self, queue_id: int) -> list[int]:
+        """Those of a queue in order; some may have been deleted."""
+        if queue_id in self._unsorted:
+            self._unsorted.discard(queue_id)
+            self.order[queue_id] = sorted(self.messages.get(queue_id, {}))
+        return self.order.get(queue_id, [])
+
 
 class MemoryStore:
     """See Store. `begin` holds the batch back and `finish` applies it, so an unfinished commit leaves no trace."""
@@ -67,15 +78,15 @@ class MemoryStore:
 
     def load(self) -> Loaded:
         definitions = [decode_definition(data) for data in self.disk.definitions.values()]
-        durable = {d.queue_id for d in definitions if isinstance(d, QueueDefinition)}
-        used = {*durable, *self.disk.states, *self.disk.messages}
+        durable = durable_ids(definitions)
+        used = {*durable, *map(owner_id, self.disk.states), *map(owner_id, self.disk.messages)}
         loaded = Loaded(definitions, dict(self.disk.states), max(used, default=0) + 1)
-        for queue_id in [queue_id for queue_id in loaded.queues if queue_id not in durable]:
+        for queue_id in [queue_id for queue_id in loaded.queues if owner_id(queue_id) not in durable]:
             self.journal.drop_queue(self.journal.queue_log(queue_id, loaded.queues.pop(queue_id)))
         return loaded
 
     def read(self, queue_id: int, after: int, before: int | None, most: int, most_bytes: int) -> list[Message]:
-        order = self.disk.order.get(queue_id, [])
+        order = self.disk.positions(queue_id)
         messages = self.disk.messages.get(queue_id, {})
         found: list[Message] = []
         size = 0

@@ -2,6 +2,7 @@
 
 Version 1, big-endian:  version u8 = 1 | container u8 | flags u8 (1: persistent) | attempts u32 |
 expires_at_ms u64 (0: never) | exchange u8 + bytes | routing key u8 + bytes | content to the end.
+Version 2, for a message with further routing keys: as 1, and before the content their count u32, each u32 + bytes.
 
 To change it: add a layout with the next version number and keep decoding the older ones; records are rewritten
 only when their messages are. A data file with a record of a later version is refused, never guessed at.
@@ -11,16 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from struct import Struct
+from struct import error as StructError
 from typing import Final
 
 from pabal.model.errors import StoreError
 from pabal.model.message import STORED, Container, Envelope, Message
 
-RECORD_VERSION: Final = 1
+RECORD_VERSION: Final = 2
 PERSISTENT: Final = 1
 
 _HEAD = Struct(">BBBIQ")
 _FRESH = _HEAD.size
+_U32 = Struct(">I")
 
 
 def encode_record(message: Message, begun: int = 0) -> bytes:
@@ -38,18 +41,36 @@ def encode_record(message: Message, begun: int = 0) -> bytes:
 
 
 def _encode_head(envelope: Envelope) -> bytes:
-    exchange = envelope.exchange.encode("utf-8", "surrogateescape")
-    key = envelope.routing_key.encode("utf-8", "surrogateescape")
     flags = PERSISTENT if envelope.persistent else 0
-    return b"".join(
-        (
-            _HEAD.pack(RECORD_VERSION, envelope.container.code, flags, 0, 0),
-            bytes((len(exchange),)),
-            exchange,
-            bytes((len(key),)),
-            key,
-        )
-    )
+    copies = envelope.copies
+    parts = [
+        _HEAD.pack(2 if copies else 1, envelope.container.code, flags, 0, 0),
+        _encode_name(envelope.exchange),
+        _encode_name(envelope.routing_key),
+    ]
+    if copies:
+        encoded = [key.encode("utf-8", "surrogateescape") for key in copies]
+        parts += [_U32.pack(len(encoded)), *(_U32.pack(len(key)) + key for key in encoded)]
+    return b"".join(parts)
+
+
+def _encode_name(name: str) -> bytes:
+    encoded = name.encode("utf-8", "surrogateescape")
+    return bytes((len(encoded),)) + encoded
+
+
+def _read_copies(record: bytes, offset: int) -> tuple[tuple[str, ...], int]:
+    """The further routing keys and where they end."""
+    (count,) = _U32.unpack_from(record, offset)
+    offset += _U32.size
+    copies: list[str] = []
+    for _ in range(count):
+        (size,) = _U32.unpack_from(record, offset)
+        offset += _U32.size + size
+        if offset > len(record):
+            raise ValueError("a routing key without its end")
+        copies.append(record[offset - size : offset].decode("utf-8", "surrogateescape"))
+    return tuple(copies), offset
 
 
 class RecordReader:
@@ -62,20 +83,19 @@ class RecordReader:
 
     def decode(self, position: int, record: bytes) -> Message:
         """The message at `position`, STORED. StoreError when the record is damaged or of a later version."""
+        copies: tuple[str, ...] = ()
         try:
             version, code, flags, attempts, expires_at_ms = _HEAD.unpack_from(record)
-            if version != RECORD_VERSION:
+            if not 1 <= version <= RECORD_VERSION:
                 raise StoreError(
-                    f"the message at position {position} has record version {version}; this Pabal reads "
+                    f"the message at position {position} has record version {version}; this Pabal reads up to "
                     f"{RECORD_VERSION}: a newer Pabal wrote it"
                 )
             key_at = _FRESH + 1 + record[_FRESH]
-            content_at = key_at + 1 + record[key_at]
-        except (IndexError, ValueError, OSError) as error:
-            raise StoreError(f"the record at position {position} is damaged: {error}") from None
-        except Exception as error:
-            if isinstance(error, StoreError):
-                raise
+            keys_end = content_at = key_at + 1 + record[key_at]
+            if version > 1:
+                copies, content_at = _read_copies(record, content_at)
+        except (IndexError, ValueError, StructError) as error:
             raise StoreError(f"the record at position {position} is damaged: {error}") from None
         head = record[:3] + record[_FRESH:content_at]
         envelope = self._last
@@ -85,10 +105,11 @@ class RecordReader:
                 raise StoreError(f"the record at position {position} is damaged: container {code}")
             envelope = Envelope(
                 record[_FRESH + 1 : key_at].decode("utf-8", "surrogateescape"),
-                record[key_at + 1 : content_at].decode("utf-8", "surrogateescape"),
+                record[key_at + 1 : keys_end].decode("utf-8", "surrogateescape"),
                 bool(flags & PERSISTENT),
                 None,
                 container,
+                copies,
             )
             self._last_head, self._last = head, envelope
         message = Message(envelope, record[content_at:], position, expires_at_ms, STORED)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from pabal.model.message import Death
 from pabal.wire.amqp091.content import (
@@ -18,6 +18,8 @@ from pabal.wire.amqp091.content import (
 )
 from pabal.wire.amqp091.errors import WireError
 from pabal.wire.amqp091.fields import FieldValue, encode_timestamp, encode_value
+
+_DELAY: Final = b"\x07x-delay"
 
 
 class Amqp091Container:
@@ -54,6 +56,24 @@ class Amqp091Container:
         if not isinstance(entries, list):
             return []
         return [_read_death(entry) for entry in entries if isinstance(entry, dict)]
+
+    def delay_ms(self, content: bytes) -> int:
+        """The header `x-delay`, a whole number, or one that can be read as such."""
+        if _DELAY not in property_bytes(content):
+            return 0
+        value = self.headers(content).get("x-delay")
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            return 0
+        try:
+            return int(value)
+        except (ValueError, OverflowError):
+            return 0
+
+    def delayed(self, content: bytes) -> bytes:
+        """With `x-delay` negated, as RabbitMQ's plugin does: it says still how long it was."""
+        delay = encode_value(-self.delay_ms(content))
+        headers = [(name, delay if name == "x-delay" else raw) for name, raw in raw_headers(content)]
+        return replace_properties(content, headers=headers)
 
     def copies(self, content: bytes) -> tuple[str, ...]:
         keys = self.headers(content).get("CC")

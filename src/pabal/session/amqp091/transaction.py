@@ -94,7 +94,10 @@ class Transaction:
         """Does all of it, publishes before settlements (RabbitMQ's order). A ChannelFault when some of it cannot be
         done: then nothing was. Nothing may fail once the first thing is done."""
         queues = self._channel.vhost.queues
-        routed = [(run, [queues[q.name] for q in run.queues if q.name in queues]) for run in self._runs]
+        routed = [
+            (run, [current for q in run.queues if not (current := queues.get(q.name, q)).deleted])
+            for run in self._runs
+        ]
         self._check_room(routed)
         self._check_leases()
         for run, targets in routed:
