@@ -10,6 +10,8 @@ from typing import Any
 
 import pabal.broker.backlog
 import pabal.broker.queue
+import pabal.broker.timetable
+import pabal.broker.waiting
 from pabal.broker.broker import Broker
 from pabal.broker.consumer import Consumer
 from pabal.broker.exchange import Exchange
@@ -232,12 +234,15 @@ class Engine:
         return [name_of(message) for message in self.drain(name)]
 
 
+_LIMITED = (pabal.broker.queue, pabal.broker.backlog, pabal.broker.timetable, pabal.broker.waiting)
+
+
 @contextmanager
 def limits(**values: int) -> Iterator[None]:
     """Sets limits of the broker where they are used, and sets them back."""
     before = []
     for name, value in values.items():
-        users = [module for module in (pabal.broker.queue, pabal.broker.backlog) if hasattr(module, name)]
+        users = [module for module in _LIMITED if hasattr(module, name)]
         assert users, f"no module uses {name}"
         for module in users:
             before.append((module, name, getattr(module, name)))

@@ -232,6 +232,21 @@ def _check_retry(arguments: QueueArguments, where: str) -> None:
         )
 
 
+def parse_consumer_arguments(arguments: Mapping[str, Any], queue: str, vhost: str) -> tuple[int, int | None]:
+    """A consumer's priority, and how long in ms it may hold a message if it says so (`x-priority`,
+    `x-consumer-timeout`); PreconditionFailed when one is not valid."""
+    name = "x-priority"
+    try:
+        priority = arguments.get(name, 0)
+        if isinstance(priority, bool) or not isinstance(priority, int):
+            raise ValueError(f'"expected integer, got {type_name(priority)}"')
+        name = "x-consumer-timeout"
+        lease_ms = _positive_duration(arguments[name]) if name in arguments else None
+    except ValueError as error:
+        raise PreconditionFailed(f"invalid arg '{name}' for queue '{queue}' in vhost '{vhost}': {error}") from None
+    return priority, lease_ms
+
+
 def check_quorum(name: str, vhost: str, durable: bool, exclusive: bool, auto_delete: bool) -> None:
     """PreconditionFailed when a quorum queue is to be what it cannot be."""
     for wrong, what in ((auto_delete, "auto-delete"), (exclusive, "exclusive-owner"), (not durable, "non-durable")):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pabal.broker.consumer import Consumer
 from pabal.broker.inbox import Inbox
 from pabal.broker.queue import Queue
+from pabal.model.arguments import parse_consumer_arguments
 from pabal.model.message import Message, Outcome
 from pabal.session.amqp091 import entities, replies, transaction
 from pabal.session.amqp091.deliveries import ChannelConsumer, GetConsumer, Revoked
@@ -159,15 +160,17 @@ class Channel:
             consumer.queue.schedule()
 
     def basic_nack(self, tag: int, multiple: bool, requeue: bool) -> None:
-        tags = self._upto(tag) if multiple else [tag]
-        outcome = Outcome.RETURN if requeue else Outcome.REJECT
+        self._give_back(self._upto(tag) if multiple else [tag], Outcome.RELEASE if requeue else Outcome.REJECT)
+
+    def basic_reject(self, tag: int, requeue: bool) -> None:
+        """Unlike nack it says that processing failed (RabbitMQ 4.3 counts an attempt for it)."""
+        self._give_back([tag], Outcome.RETURN if requeue else Outcome.REJECT)
+
+    def _give_back(self, tags: list[int], outcome: Outcome) -> None:
         if self.transaction is None:
             self.settle(self.unsettled_deliveries, tags, outcome)
         else:
             self.transaction.settle(tags, outcome)
-
-    def basic_reject(self, tag: int, requeue: bool) -> None:
-        self.basic_nack(tag, False, requeue)
 
     def basic_ack(self, tag: int, multiple: bool) -> None:
         if multiple:
@@ -183,7 +186,7 @@ class Channel:
         """No transaction holds this back, as in RabbitMQ; nor does it concern what one has settled."""
         if not requeue:
             raise WireError(NOT_IMPLEMENTED, "requeue=false")
-        self.settle(self.unsettled_deliveries, self._upto(0), Outcome.RETURN)
+        self.settle(self.unsettled_deliveries, self._upto(0), Outcome.RELEASE)
 
     # --- Consuming ------------------------------------------------------------------------------------------
 
@@ -219,8 +222,9 @@ class Channel:
         else:
             queue = entities.find_queue(self, queue_name)
         queue.check_exclusive(exclusive)
-        priority = entities.consumer_priority(queue, arguments)
+        priority, lease_ms = parse_consumer_arguments(arguments, queue.name, queue.vhost.name)
         consumer = ChannelConsumer(self, queue, tag, no_ack, exclusive, self._consumer_prefetch, priority)
+        consumer.lease_ms = lease_ms
         consumer.shared_credit = self.prefetch > 0
         self.consumers[tag] = consumer
         if not no_wait:

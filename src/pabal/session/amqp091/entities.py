@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pabal.broker.queue import Queue
-from pabal.model.arguments import type_name
 from pabal.model.definitions import BindingDefinition, ExchangeDefinition
-from pabal.model.errors import AccessRefused, NotFound, PreconditionFailed
+from pabal.model.errors import AccessRefused, NotFound
 from pabal.session.amqp091.faults import ChannelFault
 from pabal.session.amqp091.replies import check_reply_name, is_reply_name
 from pabal.wire.amqp091.errors import NOT_FOUND
@@ -154,17 +153,6 @@ def queue_name(channel: Channel, name: str) -> str:
     if not channel.last_queue:
         raise ChannelFault(NOT_FOUND, "no previously declared queue")
     return channel.last_queue
-
-
-def consumer_priority(queue: Queue, arguments: Table) -> int:
-    """basic.consume's `x-priority` (RabbitMQ's consumer priorities)."""
-    priority = arguments.get("x-priority", 0)
-    if isinstance(priority, bool) or not isinstance(priority, int):
-        raise PreconditionFailed(
-            f"invalid arg 'x-priority' for queue '{queue.name}' in vhost '{queue.vhost.name}': "
-            f'"expected integer, got {type_name(priority)}"'
-        )
-    return priority
 
 
 def _queue_binding(

@@ -128,7 +128,7 @@ class Transaction:
     def _check_leases(self) -> None:
         """Who was late must not publish what came of it: another has the message to work on now."""
         for tags, outcome in self._settlements:
-            if outcome is not Outcome.RETURN:
+            if outcome in (Outcome.ACCEPT, Outcome.REJECT):
                 for tag in tags:
                     if isinstance(self._deliveries[tag], Revoked):
                         raise ChannelFault(
