@@ -161,9 +161,11 @@ def queue_bind(channel: int, name: str, exchange: str, key: str) -> bytes:
     return method(channel, 50, 20, b"\0\0" + short(name) + short(exchange) + short(key) + b"\0" + long(b""))
 
 
-def exchange_declare(channel: int, name: str, kind: str, durable: bool = True, passive: bool = False) -> bytes:
+def exchange_declare(
+    channel: int, name: str, kind: str, durable: bool = True, passive: bool = False, arguments: bytes = b""
+) -> bytes:
     bits = bytes((passive | durable << 1,))
-    return method(channel, 40, 10, b"\0\0" + short(name) + short(kind) + bits + long(b""))
+    return method(channel, 40, 10, b"\0\0" + short(name) + short(kind) + bits + long(arguments))
 
 
 def exchange_delete(channel: int, name: str) -> bytes:
