@@ -227,7 +227,7 @@ class Amqp091Session:
         self._received_ms = self.broker.now_ms
         if self.state == "header":
             self._header += data
-            if not m.PROTOCOL_HEADER.startswith(self._header[:8]):
+            if not any(known.startswith(self._header[:8]) for known in m.PROTOCOL_HEADERS):
                 self._refuse_protocol()
                 return
             if len(self._header) < 8:
