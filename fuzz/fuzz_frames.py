@@ -79,11 +79,11 @@ class Link:
 
     def flush(self) -> None:
         """As server.connection.Connection does it, with a peer that always reads."""
-        for piece in self.session.take_output(self._world.now_ms):
+        for piece in self.session.output.take(self._world.now_ms):
             self.output += piece
         if len(self.output) > OUTPUT_BYTES_MAX:
             raise Failure(f"{len(self.output)} bytes of output")
-        if not self.session.closed and self.session.drained():
+        if not self.session.closed and self.session.output.drained():
             self.session.unblock()
 
     def say(self, data: bytes) -> None:

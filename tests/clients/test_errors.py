@@ -118,6 +118,18 @@ QUEUE_CASES = [
     Case("purge missing", Queue.Purge(queue="{missing}"), 404, NO_QUEUE),
     Case("bind a missing queue", Queue.Bind(queue="{missing}", exchange="{direct}"), 404, NO_QUEUE),
     Case("bind to a missing exchange", Queue.Bind(queue="{plain}", exchange="{missing}"), 404, NO_EXCHANGE),
+    Case(
+        "bind a missing queue to a missing exchange",
+        Queue.Bind(queue="no such", exchange="{missing}"),
+        404,
+        NO_EXCHANGE,
+    ),
+    Case(
+        "bind a locked queue to a missing exchange",
+        Queue.Bind(queue="{locked}", exchange="{missing}"),
+        404,
+        NO_EXCHANGE,
+    ),
     Case("bind to the default exchange", Queue.Bind(queue="{plain}", exchange=""), 403, DEFAULT),
     Case("unbind from the default exchange", Queue.Unbind(queue="{plain}", exchange=""), 403, DEFAULT),
     Case("bind, no name yet", Queue.Bind(queue="", exchange="{direct}"), 404, UNNAMED),
@@ -278,6 +290,31 @@ EXCHANGE_CASES = [
         Exchange.Bind(destination="{direct}", source="{missing}"),
         404,
         NO_EXCHANGE,
+    ),
+    Case(
+        "bind a missing exchange to a missing exchange",
+        Exchange.Bind(destination="no such", source="{missing}"),
+        404,
+        NO_EXCHANGE,
+    ),
+    Case(
+        "alternate-exchange=5",
+        Exchange.Declare(exchange="{missing}", type="direct", arguments={"alternate-exchange": 5}),
+        406,
+        "PRECONDITION_FAILED - invalid type 'signedint' for arg 'alternate-exchange' in exchange '{missing}' "
+        "in vhost '/'",
+    ),
+    Case(
+        "alternate-exchange=None",
+        Exchange.Declare(exchange="{missing}", type="fanout", arguments={"alternate-exchange": None}),
+        406,
+        "PRECONDITION_FAILED - invalid type 'void' for arg 'alternate-exchange' in exchange '{missing}' in vhost '/'",
+    ),
+    Case(
+        "alternate-exchange=5 of a reserved name",
+        Exchange.Declare(exchange="amq.mine", type="direct", arguments={"alternate-exchange": 5}),
+        403,
+        "ACCESS_REFUSED - exchange name 'amq.mine' contains reserved prefix 'amq.*'",
     ),
     Case(
         "bind to a missing exchange",

@@ -134,7 +134,6 @@ ATTACKS |= {
     "amqp 1.0": refused(b"AMQP\x00\x01\x00\x00"),
     "amqp 1.0 sasl": refused(b"AMQP\x03\x01\x00\x00" + b"\0" * 50),
     "amqp 0-8": refused(b"AMQP\x01\x01\x08\x00"),
-    "amqp 0-9": refused(b"AMQP\x01\x01\x00\x09"),
     "one wrong byte": refused(b"X"),
     "ssh": refused(b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3\r\n"),
     "stomp": refused(b"CONNECT\naccept-version:1.2\nhost:/\n\n\0"),
@@ -202,6 +201,9 @@ ATTACKS |= {
     "arguments cut short": closed(p.method(1, 50, 10, b"\0\0\x05ab"), 501),
     "arguments too long": closed(p.method(1, 60, 10, struct.pack(">IHB", 0, 1, 0) + b"more"), 501),
     "no arguments": closed(p.method(1, 50, 10), 501),
+    "a name that is not UTF-8": closed(
+        p.method(1, 50, 10, b"\0\0" + p.short(b"\xff\xfe\x80") + b"\x01" + p.long(b"")), 501
+    ),
     "table longer than its frame": closed(declare_with(struct.pack(">I", 2**32 - 1)), 501),
     "table with a name too long": closed(declare_with(p.long(b"\xffab")), 501),
     "table with an unknown type": closed(declare_with(p.long(b"\x01aZ")), 501),
@@ -222,9 +224,6 @@ ATTACKS |= {
     "no such exchange": channel_closed(p.publish(1, "no.such", "q", b"x" * 1000), 404),
     "a line of the log of one's own": channel_closed(
         p.publish(1, "x\n12:00:00.000 ERROR   the sky falls", "q", b"x"), 404
-    ),
-    "a name that is not UTF-8": channel_closed(
-        p.method(1, 50, 10, b"\0\0" + p.short(b"\xff\xfe\x80") + b"\x01" + p.long(b"")), 404
     ),
     "no such queue": channel_closed(p.basic_consume(1, "no.such"), 404),
     "unknown delivery": channel_closed(p.ack(1, 5) + p.ack(1, 6), 406),

@@ -191,19 +191,19 @@ class Client:
     def flush(self) -> None:
         """See turn.Writer: what the session wrote reaches the client at once."""
         session = self.session
-        data = b"".join(session.take_output(self.world.now_ms))
+        data = b"".join(session.output.take(self.world.now_ms))
         position = 0
         while position < len(data):
             position = self._receive(data, position)
         if session.closed:
             self.closed = True
-        elif not self.stalled and session.drained():
+        elif not self.stalled and session.output.drained():
             self.read_again()
 
     def stall(self) -> None:
         """The client does not read: the server has more to write than the socket takes."""
         self.stalled = True
-        self.session.congested = True
+        self.session.output.congested = True
 
     def read_again(self) -> None:
         self.stalled = False

@@ -42,10 +42,11 @@ def test_a_run_is_repeated_by_its_seed() -> None:
 def test_a_run_is_the_same_in_another_process() -> None:
     """Whatever the seed of Python's own hashes."""
     script = Path(simulate.__file__)
+    source = str(script.resolve().parents[2] / "src")  # not another tree that may be installed
     outputs = [
         subprocess.run(
             [sys.executable, str(script), "--run", "78"],
-            env={"PYTHONHASHSEED": hash_seed},
+            env={"PYTHONHASHSEED": hash_seed, "PYTHONPATH": source},
             capture_output=True,
             text=True,
             timeout=60,

@@ -17,6 +17,7 @@ from pabal.model.definitions import QueueDefinition, decode_definition
 from pabal.model.message import Outcome
 from pabal.session.amqp091.channel import Channel
 from pabal.session.amqp091.connection import Amqp091Session
+from pabal.session.amqp091.output import Output
 from pabal.wire.amqp091 import methods as m
 from pabal.wire.amqp091.content import build, encode_properties
 
@@ -85,7 +86,7 @@ class Peer:
                 del self.held[tag]
 
     def flush(self) -> None:
-        data = b"".join(self.session.take_output(self.run.world.now_ms))
+        data = b"".join(self.session.output.take(self.run.world.now_ms))
         position = 0
         while position < len(data):
             kind, _, size = _HEAD.unpack_from(data, position)
@@ -206,10 +207,10 @@ def test_all_or_nothing_is_on_disk(seed: int) -> None:
 
 
 def test_an_answer_before_the_commit_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def write_at_once(self: Amqp091Session, channel: int, method: m.Method, *arguments: object) -> None:
+    def write_at_once(self: Output, channel: int, method: m.Method, *arguments: object) -> None:
         self.write(m.encode_method(channel, method, *arguments))
 
-    monkeypatch.setattr(Amqp091Session, "write_durable", write_at_once)
+    monkeypatch.setattr(Output, "write_durable", write_at_once)
     with pytest.raises(Violation, match="was answered and is not there"):
         Run(1).live()
 

@@ -317,5 +317,8 @@ def test_reply_text():
     assert str(WireError(502, "bad", 50, 10)) == "SYNTAX_ERROR - bad"
     for pad in range(4):
         cut = errors.reply_text(200, "x" * pad + "€" * 100)
-        assert set(cut[pad:]) == {"€"}
+        assert set(cut[pad:-3]) == {"€"}
+        assert cut.endswith("€...")
         assert 253 <= len(cut.encode()) <= 255
+    assert errors.reply_text(200, "x" * 255) == "x" * 255
+    assert errors.reply_text(200, "x" * 256) == "x" * 252 + "..."

@@ -39,8 +39,10 @@ def method_frame(channel: int, key: str = "queue", mandatory: bool = False) -> b
     return frame(1, channel, BASIC_PUBLISH + arguments)
 
 
-def header_frame(channel: int, size: int, properties: bytes = b"\x00\x00", class_id: int = 60) -> bytes:
-    return frame(2, channel, struct.pack(">HHQ", class_id, 0, size) + properties)
+def header_frame(
+    channel: int, size: int, properties: bytes = b"\x00\x00", class_id: int = 60, weight: int = 0
+) -> bytes:
+    return frame(2, channel, struct.pack(">HHQ", class_id, weight, size) + properties)
 
 
 def body_frames(channel: int, body: bytes, step: int = FRAME_BYTES_MAX - 8) -> list[bytes]:
@@ -143,8 +145,8 @@ def take(
             return UNEXPECTED_FRAME
         if len(payload) < 14:
             return FRAME_ERROR
-        class_id, _, size = struct.unpack_from(">HHQ", payload)
-        if class_id != 60:
+        class_id, weight, size = struct.unpack_from(">HHQ", payload)
+        if class_id != 60 or weight:
             return UNEXPECTED_FRAME
         content[2] = size
         content[1].append(whole)
@@ -297,6 +299,10 @@ ERRORS: dict[str, tuple[int, list[bytes]]] = {
     "body without publish": (505, body_frames(1, b"abc")),
     "body without header": (505, [method_frame(1), *body_frames(1, b"abc")]),
     "two headers": (505, [method_frame(1), header_frame(1, 3), header_frame(1, 3)]),
+    "header too large, of which little is there": (501, [method_frame(1), header_frame(1, 0)[:3] + b"\x01\0\0\0\0"]),
+    "header with a weight": (505, [method_frame(1), header_frame(1, 3, weight=1), *body_frames(1, b"abc")]),
+    "header with a weight, no body": (505, [method_frame(1), header_frame(1, 0, weight=256)]),
+    "header with a weight after a run": (505, [*publish(1, 3) * 3, method_frame(1), header_frame(1, 3, weight=9)]),
     "header on another channel": (505, [method_frame(1), header_frame(2, 3), *body_frames(1, b"abc")]),
     "body on another channel": (505, [method_frame(1), header_frame(1, 3), *body_frames(2, b"abc")]),
     "header too short": (501, [method_frame(1), frame(2, 1, b"\0\x3c\0\0\0\0\0\0\0\0\0\x03")]),

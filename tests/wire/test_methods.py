@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pabal.wire.amqp091 import methods
-from pabal.wire.amqp091.errors import SYNTAX_ERROR, WireError
+from pabal.wire.amqp091.errors import FRAME_ERROR, SYNTAX_ERROR, WireError
 from pabal.wire.amqp091.methods import METHODS, RESERVED, Method
 
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
@@ -94,9 +94,30 @@ def test_any_bytes_give_arguments_or_a_wire_error(method, payload):
     try:
         arguments = methods.decode_arguments(method, payload, 0)
     except WireError as error:
-        assert error.code == SYNTAX_ERROR
+        assert error.code == SYNTAX_ERROR or (error.code, error.text) == (FRAME_ERROR, MALFORMED)
     else:
         assert len(arguments) == len(method.argument_names)
+
+
+MALFORMED = "Malformed UTF-8 in shortstr"
+
+
+@pytest.mark.parametrize("octets", [b"a\xff\xfe", b"ab\xe2\x82", b"a\xc0\x80", b"a\xed\xa0\x80"])
+@every_method
+def test_short_strings_are_utf8(method, octets):
+    """All but those of methods with content, which are kept octet for octet."""
+    kinds = [kind for name, kind in method.fields if name != RESERVED]
+    arguments = list(samples(method)[0])
+    for index in [index for index, kind in enumerate(kinds) if kind == "shortstr"]:
+        given_octets = [*arguments]
+        given_octets[index] = octets.decode("utf-8", "surrogateescape")
+        payload = payload_of(methods.encode_method(1, method, *given_octets))
+        if method.has_content:
+            assert methods.decode_arguments(method, payload) == tuple(given_octets)
+            continue
+        with pytest.raises(WireError, match=MALFORMED) as caught:
+            methods.decode_arguments(method, payload)
+        assert (caught.value.code, caught.value.class_id) == (FRAME_ERROR, method.class_id)
 
 
 def test_every_method_of_pamqp_is_in_the_table():

@@ -50,8 +50,14 @@ class Exchange(ABC):
         name = self.definition.arguments.get("alternate-exchange")
         return name if isinstance(name, str) else None
 
-    def check_arguments(self) -> None:  # noqa: B027 - most types take any
-        """PreconditionFailed when the arguments of its declaration make no sense for this type."""
+    def check_arguments(self) -> None:
+        """PreconditionFailed when the arguments of its declaration make no sense, or not for this type."""
+        alternate = self.definition.arguments.get("alternate-exchange", "")
+        if not isinstance(alternate, str):
+            raise PreconditionFailed(
+                f"invalid type '{type_name(alternate)}' for arg 'alternate-exchange' in exchange '{self.name}' "
+                f"in vhost '{self.definition.vhost}'"
+            )
 
     def check_binding(self, definition: BindingDefinition) -> None:  # noqa: B027 - most types take any
         """PreconditionFailed when the binding's arguments make no sense for this type."""
@@ -168,11 +174,19 @@ class HeadersExchange(Exchange):
         return [b.destination for b in self.bindings.values() if _match(b.definition.arguments, headers)]
 
 
+def _alike(a: Any, b: Any) -> bool:
+    """Numbers are compared by value, whichever types they have; true and false are no numbers."""
+    numbers = (int, float)
+    if isinstance(a, numbers) and isinstance(b, numbers) and not isinstance(a, bool) and not isinstance(b, bool):
+        return a == b
+    return type(a) is type(b) and bool(a == b)
+
+
 def _match(pattern: Mapping[str, Any], headers: Mapping[str, Any]) -> bool:
     way = pattern.get("x-match", "all")
     with_x = way.endswith("-with-x")
     found = [
-        name in headers and (value is None or (type(value) is type(headers[name]) and value == headers[name]))
+        name in headers and (value is None or _alike(value, headers[name]))
         for name, value in pattern.items()
         if name != "x-match" and (with_x or not name.startswith("x-"))
     ]

@@ -95,6 +95,7 @@ class ConsistentHashExchange(OneOfExchange):
         self.by_key = self._header is None and self._property is None
 
     def check_arguments(self) -> None:
+        super().check_arguments()
         for name, value in (("hash-header", self._header), ("hash-property", self._property)):
             if value is not None and not isinstance(value, str):
                 raise PreconditionFailed(

@@ -228,11 +228,15 @@ class Vhost:
 
     def queue(self, name: str, owner: object | None = None) -> Queue:
         """The queue, for a connection `owner`. Locked: it is another connection's."""
+        queue = self._find(name)
+        if queue.owner is not None and queue.owner is not owner:
+            raise self._locked(name)
+        return queue
+
+    def _find(self, name: str) -> Queue:
         queue = self.queues.get(name)
         if queue is None:
             raise NotFound(f"no queue '{name}' in vhost '{self.name}'")
-        if queue.owner is not None and queue.owner is not owner:
-            raise self._locked(name)
         return queue
 
     def _locked(self, name: str) -> Locked:
@@ -343,14 +347,18 @@ class Vhost:
         """False when it was there. The default exchange takes no bindings."""
         if definition.source == "" or (definition.to_exchange and definition.destination == ""):
             raise AccessRefused("operation not permitted on the default exchange")
-        destination: Queue | Exchange = (
-            self.exchange(definition.destination)
-            if definition.to_exchange
-            else self.queue(definition.destination, owner)
-        )
         source = self.exchange(definition.source)
+        destination: Queue | Exchange = (
+            self.exchange(definition.destination) if definition.to_exchange else self._find(definition.destination)
+        )
         source.check_binding(definition)
+        self._check_binding_owner(definition, owner)
         return self._add_binding(source, destination, definition, store=True)
+
+    def _check_binding_owner(self, definition: BindingDefinition, owner: object | None) -> None:
+        """Locked: the binding's destination is another connection's queue."""
+        if not definition.to_exchange:
+            self.queue(definition.destination, owner)
 
     def add_binding(self, definition: BindingDefinition) -> None:
         """One that the store had."""
@@ -378,8 +386,6 @@ class Vhost:
         """False when there was none (RabbitMQ does not mind)."""
         if definition.source == "" or (definition.to_exchange and definition.destination == ""):
             raise AccessRefused("operation not permitted on the default exchange")
-        if not definition.to_exchange and definition.destination in self.queues:
-            self.queue(definition.destination, owner)
         source = self.exchanges.get(definition.source)
         if source is None:
             return False
@@ -392,6 +398,7 @@ class Vhost:
         binding = source.bindings.get(key)
         if binding is None:
             return False
+        self._check_binding_owner(definition, owner)
         self._remove_binding(source, binding)
         if _is_unused(source):
             self._remove_exchange(source)

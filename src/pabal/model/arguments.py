@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
 from typing import Any, Final
 
 from pabal.model.errors import PreconditionFailed
@@ -303,7 +305,16 @@ def type_name(value: Any) -> str:
         return "bool"
     if isinstance(value, int):
         return "signedint" if -(2**31) <= value < 2**31 else "long"
-    names = {str: "longstr", bytes: "binary", float: "double", list: "array", dict: "table"}
+    names = {
+        str: "longstr",
+        bytes: "binary",
+        float: "double",
+        Decimal: "decimal",
+        datetime: "timestamp",
+        list: "array",
+        dict: "table",
+        type(None): "void",
+    }
     return names.get(type(value), type(value).__name__)
 
 

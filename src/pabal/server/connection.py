@@ -80,7 +80,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._writing_paused = True
-        self.session.congested = True
+        self.session.output.congested = True
 
     def resume_writing(self) -> None:
         self._writing_paused = False
@@ -91,7 +91,7 @@ class Connection(asyncio.Protocol):
     def flush(self) -> None:
         """Sends what the session has to say."""
         session = self.session
-        pieces = session.take_output(self._server.now_ms)
+        pieces = session.output.take(self._server.now_ms)
         transport = self._transport
         if transport.is_closing():
             return
@@ -104,7 +104,7 @@ class Connection(asyncio.Protocol):
                 transport.writelines(pieces)
         if session.closed:
             self._close()
-        elif not self._writing_paused and session.drained():
+        elif not self._writing_paused and session.output.drained():
             self._unblock()
         elif self._reading_paused:
             self.after_input()

@@ -34,6 +34,7 @@ class Channel:
     def __init__(self, session: Amqp091Session, number: int) -> None:
         assert session.vhost is not None
         self.session = session
+        self.output = session.output
         self.broker = session.broker
         self.vhost = session.vhost
         self.number = number
@@ -58,7 +59,7 @@ class Channel:
         handler(self, *arguments)
 
     def reply(self, method: m.Method, *arguments: object) -> None:
-        self.session.write(m.encode_method(self.number, method, *arguments))
+        self.output.write(m.encode_method(self.number, method, *arguments))
 
     def durable(self, upto: int) -> None:
         """See broker.Waiter: what was published up to this number may be confirmed."""

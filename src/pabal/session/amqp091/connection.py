@@ -1,12 +1,8 @@
-"""An AMQP 0-9-1 connection: handshake, channels, errors, heartbeats, closing. Bytes in, bytes out.
-
-This file is long because a connection is one state machine whose parts share all of its state.
-"""
+"""An AMQP 0-9-1 connection: handshake, channels, errors, heartbeats, closing. Bytes in, bytes out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Final
 
 from pabal.broker.access import Access
@@ -17,13 +13,12 @@ from pabal.model.limits import (
     ASSEMBLY_MESSAGES_MAX,
     CLOSE_SECONDS_MAX,
     HANDSHAKE_SECONDS_MAX,
-    OUTPUT_BYTES_HIGH,
-    REPLY_BYTES_MAX,
 )
 from pabal.model.message import Container
 from pabal.session.amqp091.channel import Channel
 from pabal.session.amqp091.faults import CHANNEL_CODES, CONNECTION_CODES, ChannelFault
 from pabal.session.amqp091.handshake import MECHANISMS, STATES, check_tune, read_credentials, server_properties
+from pabal.session.amqp091.output import Output
 from pabal.session.amqp091.settings import SessionSettings
 from pabal.wire.amqp091 import errors as codes
 from pabal.wire.amqp091 import methods as m
@@ -34,9 +29,8 @@ _CLOSE_OK_FRAME: Final = m.encode_method(0, m.CONNECTION_CLOSE_OK)
 
 
 class Amqp091Session:
-    """One connection. The server gives it `receive_data`, and takes `take_output` whenever `on_output` was called.
+    """One connection. The server gives it `receive_data`, and takes its `output` whenever `on_output` was called.
 
-    `congested`: more is waiting to be sent than the peer reads; no deliveries until the server says otherwise.
     `closed`: nothing more is to be read; once the output is written, the socket is to be closed.
     `log`: called with one line an event, never a secret.
     """
@@ -49,25 +43,17 @@ class Amqp091Session:
         "_closing_channels",
         "_header",
         "_heartbeat_ms",
-        "_held",
         "_log",
         "_loopback",
         "_lost_track",
-        "_notices",
-        "_on_output",
-        "_output",
-        "_output_bytes",
         "_received_ms",
-        "_reply_bytes",
         "_scanner",
-        "_sent_ms",
         "_settings",
-        "_stalled",
         "_wants_failure_close",
         "broker",
-        "congested",
         "container",
         "frame_bytes_max",
+        "output",
         "state",
         "user",
         "vhost",
@@ -90,27 +76,18 @@ class Amqp091Session:
         self.user = ""
         self.state = "header"
         self.frame_bytes_max = settings.frame_bytes_max
-        self.congested = False
         self.wants_cancel_notify = False
         self._access = access
         self._settings = settings
-        self._on_output = on_output
         self._log = log
         self._loopback = loopback
         self._header = b""
-        self._output: list[bytes] = []
-        self._output_bytes = 0
-        self._reply_bytes = 0
-        self._stalled = False
-        self._held: list[bytes] = []
-        self._notices: list[bytes] | None = None
         self._channels: dict[int, Channel] = {}
         self._closing_channels: set[int] = set()
         self._channel_max = settings.channel_max
         self._heartbeat_ms = 0
         self._begun_ms = broker.now_ms
         self._received_ms = broker.now_ms
-        self._sent_ms = broker.now_ms
         self._wants_failure_close = False
         self._lost_track = False  # where frames begin is not known any more: only the end of the stream counts
         self._scanner = Scanner(
@@ -119,104 +96,34 @@ class Amqp091Session:
             settings.message_bytes_max,
             ASSEMBLY_MESSAGES_MAX * settings.message_bytes_max,
         )
+        self.output = Output(broker, self._scanner, on_output, self._go_on)
 
     @property
     def closed(self) -> bool:
         return self.state == "closed"
 
-    # --- Output ---------------------------------------------------------------------------------------------
-
-    def write_delivery(self, data: bytes) -> None:
-        """To be sent at the end of the turn."""
-        output = self._output
-        if not output:
-            self._on_output()
-        output.append(data)
-        self._output_bytes += len(data)
-        if self._output_bytes > OUTPUT_BYTES_HIGH:
-            self.congested = True
-
-    def write(self, data: bytes) -> None:
-        """The same for all that the peer itself causes: when it is much, nothing more is taken from the peer
-        until it has read it."""
-        self._reply_bytes += len(data)
-        if self._reply_bytes > REPLY_BYTES_MAX and not self._stalled:
-            self._stalled = True
-            self._scanner.paused = True
-        self.write_delivery(data)
-
-    def write_durable(self, channel: int, method: m.Method, *arguments: object) -> None:
-        """An answer that promises something durable: sent, and the connection read on, after the next commit."""
-        frame = m.encode_method(channel, method, *arguments)
-        if self.broker.store.journal.durable:
-            self.write(frame)
-            return
-        self._held.append(frame)
-        self._scanner.paused = True
-        self.broker.await_durable(self, 0)
-
-    def write_notice(self, data: bytes) -> None:
-        """Something the peer did not ask for: at once, or behind the answer that is being made."""
-        if self._notices is None:
-            self.write(data)
-        else:
-            self._notices.append(data)
-
-    @contextmanager
-    def notices_later(self) -> Iterator[None]:
-        """What is written as a notice in here follows what is written as an answer."""
-        self._notices = []
-        try:
-            yield
-        finally:
-            notices, self._notices = self._notices, None
-            for notice in notices:
-                if self._held:
-                    self._held.append(notice)
-                else:
-                    self.write(notice)
-
-    def durable(self, upto: int) -> None:
-        """See broker.Waiter."""
-        held, self._held = self._held, []
-        if self.state == "open":
-            for frame in held:
-                self.write(frame)
-            self._go_on()
-
-    def drained(self) -> bool:
-        """The output was written and the peer keeps up. True: there was too much of it, so `unblock` is due."""
-        self._reply_bytes = 0
-        return self._stalled or self.congested
-
-    def unblock(self) -> None:
-        """The peer has read its output: scan on, and deliver again."""
-        self._reply_bytes = 0
-        self._stalled = False
-        self._go_on()
-        if self.congested:
-            self.congested = False
-            for channel in self._channels.values():
-                for consumer in channel.consumers.values():
-                    consumer.queue.schedule()
-
-    def _go_on(self) -> None:
-        if not self._held and not self._stalled and self._scanner.paused and self.state != "closed":
-            self._scanner.paused = False
-            self._scan(b"")
+    # --- Back-pressure --------------------------------------------------------------------------------------
 
     @property
     def blocked(self) -> bool:
         """Nothing more is to be read: an answer waits for the disk, or answers for the peer to read them."""
         return self._scanner.paused
 
-    def take_output(self, now_ms: int) -> list[bytes]:
-        """What is to be sent, in order, the pieces to be joined."""
-        output = self._output
-        self._output = []
-        self._output_bytes = 0
-        self._sent_ms = now_ms
-        return output
+    def unblock(self) -> None:
+        """The peer has read its output: scan on, and deliver again."""
+        self.output.reset()
+        self._go_on()
+        if self.output.congested:
+            self.output.congested = False
+            for channel in self._channels.values():
+                for consumer in channel.consumers.values():
+                    consumer.queue.schedule()
+
+    def _go_on(self) -> None:
+        output = self.output
+        if self._scanner.paused and not output.awaits_commit and not output.stalled and self.state != "closed":
+            self._scanner.paused = False
+            self._scan(b"")
 
     # --- Input ----------------------------------------------------------------------------------------------
 
@@ -227,7 +134,7 @@ class Amqp091Session:
         self._received_ms = self.broker.now_ms
         if self.state == "header":
             self._header += data
-            if not m.PROTOCOL_HEADER.startswith(self._header[:8]):
+            if not any(known.startswith(self._header[:8]) for known in m.PROTOCOL_HEADERS):
                 self._refuse_protocol()
                 return
             if len(self._header) < 8:
@@ -239,7 +146,7 @@ class Amqp091Session:
     def _refuse_protocol(self) -> None:
         """§4.2.2: answer with the header of the protocol that is spoken here, and close."""
         self._log("refused: the first bytes are not AMQP 0-9-1")
-        self.write(m.PROTOCOL_HEADER)
+        self.output.write(m.PROTOCOL_HEADER)
         self.state = "closed"
 
     def _scan(self, data: bytes) -> None:
@@ -329,7 +236,7 @@ class Amqp091Session:
 
     def _start(self) -> None:
         self.state = "start"
-        self.write(
+        self.output.write(
             m.encode_method(
                 0, m.CONNECTION_START, 0, 9, server_properties(self._settings), " ".join(MECHANISMS), "en_US"
             )
@@ -346,9 +253,9 @@ class Amqp091Session:
         elif method is m.CONNECTION_OPEN:
             self._open(*arguments)
         elif method is m.CONNECTION_UPDATE_SECRET:
-            self.write(m.encode_method(0, m.CONNECTION_UPDATE_SECRET_OK))
+            self.output.write(m.encode_method(0, m.CONNECTION_UPDATE_SECRET_OK))
         elif method is m.CONNECTION_CLOSE:
-            self.write(m.encode_method(0, m.CONNECTION_CLOSE_OK))
+            self.output.write(m.encode_method(0, m.CONNECTION_CLOSE_OK))
             self._end()
         else:  # close-ok
             self._end()
@@ -380,7 +287,7 @@ class Amqp091Session:
         self.user = name
         self.state = "tune"
         settings = self._settings
-        self.write(
+        self.output.write(
             m.encode_method(
                 0,
                 m.CONNECTION_TUNE,
@@ -405,7 +312,7 @@ class Amqp091Session:
             raise WireError(codes.NOT_ALLOWED, f"access to vhost '{name}' refused for user '{self.user}'")
         self.vhost = vhost
         self.state = "open"
-        self.write(m.encode_method(0, m.CONNECTION_OPEN_OK))
+        self.output.write(m.encode_method(0, m.CONNECTION_OPEN_OK))
         self._log(f"opened vhost '{name}' as user '{self.user}'")
 
     # --- Channels -------------------------------------------------------------------------------------------
@@ -415,7 +322,7 @@ class Amqp091Session:
             if method is m.CHANNEL_OPEN:
                 raise WireError(codes.CHANNEL_ERROR, "second 'channel.open' seen")
             if method is m.CHANNEL_CLOSE:
-                self.write(m.encode_method(number, m.CHANNEL_CLOSE_OK))
+                self.output.write(m.encode_method(number, m.CHANNEL_CLOSE_OK))
             if method is m.CHANNEL_CLOSE_OK:
                 self._closing_channels.discard(number)
                 self._scanner.forget_channel(number)
@@ -430,13 +337,13 @@ class Amqp091Session:
                 self._fail(WireError(codes.NOT_ALLOWED, text))
                 return
             self._channels[number] = Channel(self, number)
-            self.write(m.encode_method(number, m.CHANNEL_OPEN_OK))
+            self.output.write(m.encode_method(number, m.CHANNEL_OPEN_OK))
         elif method is m.CHANNEL_CLOSE:
             channel = self._channel(number, method)
             if channel is not None:
                 del self._channels[number]
                 channel.close()
-                self.write(m.encode_method(number, m.CHANNEL_CLOSE_OK))
+                self.output.write(m.encode_method(number, m.CHANNEL_CLOSE_OK))
         elif method is m.CHANNEL_CLOSE_OK:
             self._channel(number, method)
 
@@ -463,7 +370,9 @@ class Amqp091Session:
         self._channels.pop(channel.number, None)
         self._closing_channels.add(channel.number)
         channel.close()
-        self.write(m.encode_method(channel.number, m.CHANNEL_CLOSE, code, text, method.class_id, method.method_id))
+        self.output.write(
+            m.encode_method(channel.number, m.CHANNEL_CLOSE, code, text, method.class_id, method.method_id)
+        )
 
     def _fail(self, error: WireError) -> None:
         """Closes the connection with the error's code, unless that is under way."""
@@ -476,10 +385,10 @@ class Amqp091Session:
         self._release()
         self.state = "closing"
         self._begun_ms = self.broker.now_ms
-        self._held.clear()
+        self.output.forget_held()
         self._scanner.close()
-        self._scanner.paused = self._stalled
-        self.write(m.encode_method(0, m.CONNECTION_CLOSE, error.code, text, error.class_id, error.method_id))
+        self._scanner.paused = self.output.stalled
+        self.output.write(m.encode_method(0, m.CONNECTION_CLOSE, error.code, text, error.class_id, error.method_id))
 
     def shut_down(self, reason: str) -> None:
         """The broker stops: closes the connection as the specification says (§1.4.2.9)."""
@@ -500,6 +409,7 @@ class Amqp091Session:
 
     def _end(self) -> None:
         self.state = "closed"
+        self.output.forget_held()
         self._scanner.paused = True
         self._release()
 
@@ -528,8 +438,8 @@ class Amqp091Session:
             if now_ms - self._received_ms > 2 * self._heartbeat_ms:
                 self._log(f"closed: no heartbeat within {2 * self._heartbeat_ms // 1000} s")
                 self._end()
-            elif now_ms - self._sent_ms >= self._heartbeat_ms // 2:
-                self.write(m.HEARTBEAT_FRAME)
+            elif now_ms - self.output.sent_ms >= self._heartbeat_ms // 2:
+                self.output.write(m.HEARTBEAT_FRAME)
 
     def name_consumer(self) -> str:
         """A consumer tag of the broker's making."""

@@ -64,7 +64,7 @@ class ChannelConsumer(Consumer):
 
     def room(self) -> int:
         channel = self.channel
-        if channel.session.congested:
+        if channel.output.congested:
             return 0
         if self.auto_settle:
             return DISPATCH_MESSAGES_MAX
@@ -78,6 +78,7 @@ class ChannelConsumer(Consumer):
 
     def deliver(self, messages: list[Message]) -> None:
         channel = self.channel
+        output = channel.output
         tag = channel.last_delivery
         frame_bytes_max = channel.session.frame_bytes_max
         unsettled = None if self.auto_settle else channel.unsettled_deliveries
@@ -104,12 +105,12 @@ class ChannelConsumer(Consumer):
                 unsettled[tag] = message
             if len(content) > _JOINED_BYTES_MAX:
                 last = chunks.pop()
-                channel.session.write_delivery(b"".join(chunks))
-                channel.session.write_delivery(last)
+                output.write_delivery(b"".join(chunks))
+                output.write_delivery(last)
                 chunks = []
         channel.last_delivery = tag
         if chunks:
-            channel.session.write_delivery(b"".join(chunks))
+            output.write_delivery(b"".join(chunks))
 
     def _encode_around(self, envelope: Envelope) -> None:
         """The basic.deliver frame but for its delivery tag: the same for all messages of an envelope."""
@@ -130,7 +131,7 @@ class ChannelConsumer(Consumer):
     def cancelled(self) -> None:
         self.channel.forget(self)
         if self.channel.session.wants_cancel_notify:
-            self.channel.session.write_notice(encode_method(self.channel.number, BASIC_CANCEL, self.tag, True))
+            self.channel.output.write_notice(encode_method(self.channel.number, BASIC_CANCEL, self.tag, True))
 
 
 class GetConsumer(Consumer):
@@ -151,7 +152,7 @@ class GetConsumer(Consumer):
             content = message.content
             if message.attempts and self.queue.arguments.counts_attempts:
                 content = with_delivery_count(content, message.attempts)
-            channel.session.write(
+            channel.output.write(
                 encode_method(
                     channel.number,
                     BASIC_GET_OK,
@@ -162,7 +163,7 @@ class GetConsumer(Consumer):
                     min(self.queue.ready, 2**32 - 1),
                 )
             )
-            channel.session.write(refit(content, channel.number, channel.session.frame_bytes_max))
+            channel.output.write(refit(content, channel.number, channel.session.frame_bytes_max))
             if not self.auto_settle:
                 message.delivery = channel.last_delivery
                 channel.unsettled_deliveries[message.delivery] = message

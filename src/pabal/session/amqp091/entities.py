@@ -33,7 +33,7 @@ Table = dict[str, Any]
 def reply(channel: Channel, no_wait: bool, method: Method, *arguments: object) -> None:
     """Answers a change of definitions: when it is durable."""
     if not no_wait:
-        channel.session.write_durable(channel.number, method, *arguments)
+        channel.output.write_durable(channel.number, method, *arguments)
 
 
 # --- Exchanges ----------------------------------------------------------------------------------------------
@@ -136,7 +136,7 @@ def queue_delete(channel: Channel, name: str, if_unused: bool, if_empty: bool, n
         queue = find_queue(channel, name)
     except NotFound:
         queue = None  # RabbitMQ does not mind
-    with channel.session.notices_later():  # py-amqp cannot take basic.cancel before delete-ok
+    with channel.output.notices_later():  # py-amqp cannot take basic.cancel before delete-ok
         if queue is not None:
             count = channel.vhost.delete_queue(queue, if_unused, if_empty)
         reply(channel, no_wait, QUEUE_DELETE_OK, min(count, 2**32 - 1))

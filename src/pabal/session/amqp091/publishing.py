@@ -142,7 +142,7 @@ class Publisher:
     def send_back(self, envelope: Envelope, content: bytes) -> None:
         """basic.return: published as mandatory, it reached no queue."""
         number = self._channel.number
-        self._channel.session.write(
+        self._channel.output.write(
             encode_method(
                 number, BASIC_RETURN, NO_ROUTE, REPLY_NAMES[NO_ROUTE], envelope.exchange, envelope.routing_key
             )
@@ -160,7 +160,7 @@ class Publisher:
             self._confirmed = refused
         self._acknowledge(upto, frames)
         if frames:
-            self._channel.session.write(b"".join(frames))
+            self._channel.output.write(b"".join(frames))
 
     def _acknowledge(self, upto: int, frames: list[bytes]) -> None:
         if upto > self._confirmed:

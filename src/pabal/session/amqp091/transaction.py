@@ -161,7 +161,7 @@ def tx_select(channel: Channel) -> None:
 
 def tx_commit(channel: Channel) -> None:
     _transaction(channel).commit()
-    channel.session.write_durable(channel.number, TX_COMMIT_OK)
+    channel.output.write_durable(channel.number, TX_COMMIT_OK)
 
 
 def tx_rollback(channel: Channel) -> None:

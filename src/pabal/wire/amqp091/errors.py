@@ -70,7 +70,7 @@ def reply_text(code: int, text: str) -> str:
     """The reply-text of a close or a return: "NOT_FOUND - no queue 'x' in vhost '/'", as RabbitMQ writes it.
 
     An unknown `code` gives `text` alone, an empty `text` the name alone. The result is cut between characters
-    so that it encodes to 255 bytes at most, and it always can be encoded as a short string.
+    so that with "..." behind it it encodes to 255 bytes at most, and it always can be encoded as a short string.
     """
     name = REPLY_NAMES.get(code, "")
     full = f"{name} - {text}" if name and text else name or text
@@ -78,9 +78,10 @@ def reply_text(code: int, text: str) -> str:
         encoded = full.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         encoded = full.encode("utf-8", "replace")
-    end = SHORTSTR_BYTES_MAX
-    if len(encoded) > end:
-        # Octets 10xxxxxx continue a character; at most three of them follow its first octet.
-        while end > SHORTSTR_BYTES_MAX - 3 and encoded[end] & 0xC0 == 0x80:
-            end -= 1
-    return encoded[:end].decode("utf-8", "surrogateescape")
+    if len(encoded) <= SHORTSTR_BYTES_MAX:
+        return encoded.decode("utf-8", "surrogateescape")
+    end = most = SHORTSTR_BYTES_MAX - 3
+    # Octets 10xxxxxx continue a character; at most three of them follow its first octet.
+    while end > most - 3 and encoded[end] & 0xC0 == 0x80:
+        end -= 1
+    return encoded[:end].decode("utf-8", "surrogateescape") + "..."

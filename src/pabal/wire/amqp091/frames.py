@@ -297,11 +297,11 @@ class Scanner:
         for when it is small and nothing else has come in between."""
         if end - stop < _CONTENT_HEAD.size:
             awaited = _HEAD.pack(FRAME_HEADER, channel, 0)[: min(3, end - stop)]
-            whole = end - stop >= _HEAD.size and _HEAD.unpack_from(buffer, stop)[2] < _HEADER_PAYLOAD_MIN
-            if buffer.startswith(awaited, stop) and not whole:
+            size = _HEAD.unpack_from(buffer, stop)[2] if end - stop >= _HEAD.size else _HEADER_PAYLOAD_MIN
+            if buffer.startswith(awaited, stop) and _HEADER_PAYLOAD_MIN <= size <= self.frame_bytes_max:
                 return pos
         else:
-            kind, header_channel, size, class_id, _, body_bytes = _CONTENT_HEAD.unpack_from(buffer, stop)
+            kind, header_channel, size, class_id, weight, body_bytes = _CONTENT_HEAD.unpack_from(buffer, stop)
             body_at: int = stop + size + FRAME_OVERHEAD_BYTES
             content_end: int = body_at + body_bytes + FRAME_OVERHEAD_BYTES
             if (
@@ -309,6 +309,7 @@ class Scanner:
                 and header_channel == channel
                 and size >= _HEADER_PAYLOAD_MIN
                 and class_id == BASIC_CLASS_ID
+                and weight == 0
                 and 0 < body_bytes <= self.message_bytes_max
                 and body_bytes <= self.frame_bytes_max
                 and size <= self.frame_bytes_max
@@ -344,7 +345,9 @@ class Scanner:
             raise _unexpected(assembly, "")
         if len(frame) < _HEADER_PAYLOAD_MIN + FRAME_OVERHEAD_BYTES:
             raise WireError(FRAME_ERROR, "content header too short")
-        _, _, _, class_id, _, body_bytes = _CONTENT_HEAD.unpack_from(frame)
+        _, _, _, class_id, weight, body_bytes = _CONTENT_HEAD.unpack_from(frame)
+        if weight:  # §4.2.6.1 wants zero; RabbitMQ does not see a header in anything else
+            raise _unexpected(assembly, "")
         if class_id != BASIC_CLASS_ID:
             raise _unexpected(assembly, f"one for class {class_id}")
         assembly.left = body_bytes

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import Final
 
-from pabal.wire.amqp091.errors import SYNTAX_ERROR, WireError
+from pabal.wire.amqp091.errors import FRAME_ERROR, SYNTAX_ERROR, WireError
 from pabal.wire.amqp091.fields import (
     FieldValue,
     decode_shortstr,
@@ -21,6 +21,8 @@ from pabal.wire.amqp091.fields import (
 )
 
 PROTOCOL_HEADER: Final = b"AMQP\x00\x00\x09\x01"
+PROTOCOL_HEADERS: Final = (PROTOCOL_HEADER, b"AMQP\x01\x01\x00\x09")
+"""Those of clients that are served: 0-9-1, and 0-9, which differs in nothing that clients use."""
 FRAME_METHOD: Final = 1
 FRAME_HEADER: Final = 2
 FRAME_BODY: Final = 3
@@ -239,7 +241,8 @@ def decode_arguments(method: Method, payload: bytes, pos: int = 4) -> tuple[obje
 
     `payload` is the method frame's payload and `pos` where the arguments start in it. An integer gives int,
     a bit bool, shortstr str, longstr bytes, a table dict[str, FieldValue]. Raises WireError 502, with the
-    method's ids, for anything malformed and for bytes after the last argument.
+    method's ids, for anything malformed and for bytes after the last argument; 501 for a short string that is
+    not UTF-8. Of methods with content, as in RabbitMQ, those are not checked: lone surrogates stand for the octets.
     """
     try:
         values, pos = _decode_fields(method, payload, pos)
@@ -277,9 +280,19 @@ def _decode_fields(method: Method, data: bytes, pos: int) -> tuple[tuple[object,
         else:
             bit = 0
             value, pos = _decode_field(kind, data, pos)
+            if isinstance(value, str) and not method.has_content:
+                _check_utf8(value)
         if name != RESERVED:
             values.append(value)
     return tuple(values), pos
+
+
+def _check_utf8(text: str) -> None:
+    """Surrogates in a short string stand for octets that are not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise WireError(FRAME_ERROR, "Malformed UTF-8 in shortstr") from None
 
 
 def _decode_field(kind: str, data: bytes, pos: int) -> tuple[object, int]:
