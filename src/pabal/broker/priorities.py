@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from pabal.broker.backlog import Backlog
 from pabal.model.message import LEVEL_SHIFT, Message
@@ -55,6 +55,10 @@ class PriorityBacklog:
             if len(backlog):
                 return backlog.average_bytes()
         return 0
+
+    def scan(self) -> Iterator[Message]:
+        for backlog in self._order:
+            yield from backlog.scan()
 
     def trim(self) -> None:
         for backlog in self._order:

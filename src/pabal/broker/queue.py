@@ -6,8 +6,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pabal.broker.backlog import Backlog
-from pabal.broker.consumer import Consumer
+from pabal.broker.backlog import Backlog, count_bodies
+from pabal.broker.consumer import Consumer, deal
 from pabal.broker.priorities import PriorityBacklog
 from pabal.model.arguments import QueueArguments
 from pabal.model.definitions import QueueDefinition
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class Queue:
     """`owner`: the connection an exclusive queue belongs to, None for a queue of all. `leased`: how many
     messages are with consumers. `late_settlements`: how many came after their lease had run out.
-    """
+    `declared`: the arguments before policies; `arguments`: those in force."""
 
     def __init__(
         self,
@@ -46,6 +46,7 @@ class Queue:
         self.name = definition.name
         self.durable = definition.durable
         self.arguments = arguments
+        self.declared = arguments
         self.owner = owner
         self.log = log
         self.backlog: Backlog | PriorityBacklog = self._make_backlog()
@@ -58,17 +59,49 @@ class Queue:
         self.wake_at_ms = 0  # when the broker's timer looks in, 0 for never
         self._ranked = False  # there was a consumer with a priority
         self._next = 0  # whose turn it is among the consumers
-        self._timed = arguments.expires_ms is not None
         self._used_ms = vhost.broker.now_ms  # when it last had a consumer, a get or a declaration
-        self._lease_ms = arguments.lease_ms
         self._leases: OrderedDict[int, tuple[int, Message]] = OrderedDict()  # position → deadline, message
-        self._ttl_ms = arguments.message_ttl_ms
         # Messages may have expired, or be from before a restart: look at each before it is delivered.
-        self._sifts = self._ttl_ms is not None or log.count > 0
-        self._bounded = arguments.max_length is not None or arguments.max_length_bytes is not None
-        log.counts_attempts = arguments.delivery_limit is not None
-        log.counts_bytes = self._counts_bytes = arguments.max_length_bytes is not None
+        self._sifts = log.count > 0
         self.body_bytes = log.body_bytes  # of ready messages, kept if there is a limit on it
+        self._follow_arguments()
+        log.counts_bytes = self._counts_bytes
+        if self._counts_bytes and log.count and not log.body_bytes:
+            self._count_bytes()
+
+    def _follow_arguments(self) -> None:
+        arguments = self.arguments
+        self._timed = arguments.expires_ms is not None
+        self._lease_ms = arguments.lease_ms
+        self._ttl_ms = arguments.message_ttl_ms
+        self._sifts = self._sifts or self._ttl_ms is not None
+        self._bounded = arguments.max_length is not None or arguments.max_length_bytes is not None
+        self._counts_bytes = arguments.max_length_bytes is not None
+        self.log.counts_attempts = arguments.delivery_limit is not None
+
+    def change_arguments(self, arguments: QueueArguments) -> None:
+        """From now on these are in force. What is beyond a length limit goes at once; messages keep the time to live
+        that they have; leases end no later than one given out now would; the queue's own expiry begins anew."""
+        before, self.arguments = self.arguments, arguments
+        self._follow_arguments()
+        self._used_ms = self.vhost.broker.now_ms
+        if arguments.lease_ms is not None:
+            latest = self.vhost.broker.now_ms + arguments.lease_ms
+            for position, (deadline, message) in self._leases.items():
+                self._leases[position] = (min(deadline, latest), message)
+        if not self._counts_bytes:
+            self.log.count_bytes(None)
+        elif before.max_length_bytes is None:
+            self._count_bytes()
+        if self._exceeds(0, 0):
+            self.dispatch()
+            self._drop_head()
+        self._set_timer()
+
+    def _count_bytes(self) -> None:
+        """What is in the store cannot be, here, if some of it is leased: it will be when the queue is loaded anew."""
+        self.body_bytes, stored = count_bodies(self.backlog.scan())
+        self.log.count_bytes(None if self.leased else stored)
 
     def _make_backlog(self) -> Backlog | PriorityBacklog:
         store, log = self.vhost.broker.store, self.log
@@ -238,16 +271,7 @@ class Queue:
             messages = self._take(1 if shared else min(total, self._step()))
             if self._sifts:
                 messages = self._sift(messages)
-            batches: list[list[Message]] = [[] for _ in consumers]
-            index = self._next
-            for message in messages:
-                index %= len(consumers)
-                while not rooms[index]:
-                    index = (index + 1) % len(consumers)
-                batches[index].append(message)
-                rooms[index] -= 1
-                index += 1
-            self._next = index
+            batches, self._next = deal(messages, rooms, self._next)
             for consumer, batch in zip(list(consumers), batches, strict=True):
                 if batch:
                     self._lease(consumer, batch)

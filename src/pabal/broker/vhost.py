@@ -8,10 +8,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pabal.broker.exchange import Binding, BindingKey, Exchange
 from pabal.broker.exchange_types import EXCHANGE_TYPES, PREDECLARED
 from pabal.broker.inbox import Inbox
+from pabal.broker.policies import Policies
 from pabal.broker.queue import Queue
 from pabal.model.arguments import DEFAULTS, KNOWN, compare, compare_flag, parse_queue_arguments
-from pabal.model.definitions import BindingDefinition, ExchangeDefinition, QueueDefinition, canonical
-from pabal.model.errors import AccessRefused, InvalidCommand, Locked, NotFound, PreconditionFailed
+from pabal.model.definitions import (
+    BindingDefinition,
+    ExchangeDefinition,
+    QueueDefinition,
+    VhostLimitsDefinition,
+    canonical,
+)
+from pabal.model.errors import AccessRefused, InvalidCommand, Locked, NotAllowed, NotFound, PreconditionFailed
 from pabal.model.limits import ROUTES_CACHED_MAX
 from pabal.model.message import Envelope
 from pabal.store.journal import QueueState
@@ -34,6 +41,9 @@ class Vhost:
     def __init__(self, broker: Broker, name: str) -> None:
         self.broker = broker
         self.name = name
+        self.policies = Policies()
+        self.limits = VhostLimitsDefinition(name)
+        self.connections: set[object] = set()
         self.exchanges: dict[str, Exchange] = {}
         self.queues: dict[str, Queue] = {}
         self.inboxes: dict[str, Inbox] = {}
@@ -41,6 +51,20 @@ class Vhost:
         self._routes: dict[tuple[str, str | tuple[str, ...]], list[Queue]] = {}
         for exchange, kind in PREDECLARED:
             self.add_exchange(ExchangeDefinition(name, exchange, kind))
+
+    def connect(self, connection: object, user: str) -> None:
+        """A connection begins to use the vhost, until it is taken out of `connections`. NotAllowed: there are as
+        many as there may be."""
+        most = self.limits.max_connections
+        if most is not None and len(self.connections) >= most:
+            raise NotAllowed(
+                f"access to vhost '{self.name}' refused for user '{user}': connection limit ({most}) is reached"
+            )
+        self.connections.add(connection)
+
+    def forget_routes(self) -> None:
+        """Where messages go has changed, and not by a binding."""
+        self._routes.clear()
 
     # --- Publishing -----------------------------------------------------------------------------------------
 
@@ -175,6 +199,7 @@ class Vhost:
         exchange = EXCHANGE_TYPES[definition.type](definition, self.broker.random_token)
         if check:
             exchange.check_arguments()
+        exchange.policy_alternate = self.policies.alternate(definition.name)
         self.exchanges[definition.name] = exchange
         self._routes.clear()
 
@@ -259,6 +284,11 @@ class Vhost:
         elif name.startswith("amq."):
             raise AccessRefused(f"queue name '{name}' contains reserved prefix 'amq.*'")
         parse_queue_arguments(arguments, name, self.name)
+        if self.limits.max_queues is not None and len(self.queues) >= self.limits.max_queues:
+            raise PreconditionFailed(
+                f"cannot declare queue '{name}': queue limit in vhost '{self.name}' ({self.limits.max_queues}) "
+                f"is reached"
+            )
         definition = QueueDefinition(self.name, name, self.broker.next_queue_id(), durable, auto_delete, arguments)
         queue = self.add_queue(definition, None, owner if exclusive else None)
         if exclusive:
@@ -269,8 +299,10 @@ class Vhost:
 
     def add_queue(self, definition: QueueDefinition, state: QueueState | None, owner: object | None = None) -> Queue:
         parsed = parse_queue_arguments(definition.arguments, definition.name, self.name)
+        effective = self.policies.arguments(definition.name, definition.arguments, parsed)
         log = self.broker.store.journal.queue_log(definition.queue_id, state)
-        queue = Queue(self, definition, parsed, log, owner)
+        queue = Queue(self, definition, effective, log, owner)
+        queue.declared = parsed
         self.queues[definition.name] = queue
         self._routes.clear()
         queue.use()

@@ -56,7 +56,6 @@ class ChannelConsumer(Consumer):
         super().__init__(queue, tag, auto_settle, exclusive, priority)
         self.channel = channel
         self.prefetch = prefetch
-        self._counts = queue.arguments.delivery_limit is not None
         self._content_start = _CONTENT_START.pack(FRAME_HEADER, channel.number)
         self._envelope: Envelope | None = None
         self._before_tag = b""
@@ -90,7 +89,7 @@ class ChannelConsumer(Consumer):
             if message.envelope is not self._envelope:
                 self._encode_around(message.envelope)
             content = message.content
-            if message.attempts and self._counts:
+            if message.attempts and self.queue.arguments.delivery_limit is not None:
                 content = with_delivery_count(content, message.attempts)
             if len(content) > frame_bytes_max or not content.startswith(start):
                 content = refit(content, channel.number, frame_bytes_max)
