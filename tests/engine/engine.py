@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 import pabal.broker.backlog
+import pabal.broker.priorities
 import pabal.broker.queue
 import pabal.broker.timetable
 import pabal.broker.waiting
@@ -234,7 +235,13 @@ class Engine:
         return [name_of(message) for message in self.drain(name)]
 
 
-_LIMITED = (pabal.broker.queue, pabal.broker.backlog, pabal.broker.timetable, pabal.broker.waiting)
+_LIMITED = (
+    pabal.broker.queue,
+    pabal.broker.backlog,
+    pabal.broker.priorities,
+    pabal.broker.timetable,
+    pabal.broker.waiting,
+)
 
 
 @contextmanager

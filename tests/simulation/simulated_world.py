@@ -10,7 +10,10 @@ from simulated_client import FRAME_BYTES_MAX, Client
 from simulated_ledger import Ledger
 
 import pabal.broker.backlog
+import pabal.broker.priorities
 import pabal.broker.queue
+import pabal.broker.timetable
+import pabal.broker.waiting
 import pabal.session.amqp091.deliveries
 from pabal.broker.access import Access
 from pabal.broker.broker import Broker
@@ -170,6 +173,9 @@ def limits(**values: int) -> Iterator[None]:
     """Sets limits of the broker, where they are used, and sets them back."""
     modules: tuple[ModuleType, ...] = (
         pabal.broker.queue,
+        pabal.broker.priorities,
+        pabal.broker.timetable,
+        pabal.broker.waiting,
         pabal.broker.backlog,
         pabal.session.amqp091.deliveries,
     )

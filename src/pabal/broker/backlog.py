@@ -11,16 +11,28 @@ the front and the other parts are empty.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush
 
 from pabal.model.errors import StoreError
-from pabal.model.limits import LOAD_BYTES_MAX, LOAD_MESSAGES_MAX
+from pabal.model.limits import DISPATCH_BYTES_MAX, DISPATCH_MESSAGES_MAX, LOAD_BYTES_MAX, LOAD_MESSAGES_MAX
 from pabal.model.message import SEQUENCE_MASK, STORED, Message
 from pabal.store.interface import Store
 from pabal.store.journal import QueueLog
 
 _FIRST_LOAD_SHARE = 512
 """After a restart a queue first loads this part of what it loads at once otherwise: there may be many queues."""
+
+
+def count_bodies(messages: Iterable[Message]) -> tuple[int, int]:
+    """Bytes of the bodies: of all of them, and of those that are in the store."""
+    size = stored = 0
+    for message in messages:
+        body_bytes = message.envelope.container.body_bytes(message.content)
+        size += body_bytes
+        if message.state == STORED:
+            stored += body_bytes
+    return size, stored
 
 
 class Backlog:
@@ -129,10 +141,13 @@ class Backlog:
         self.content_bytes -= size
         return taken
 
-    def average_bytes(self) -> int:
-        """Mean content size of the messages in memory."""
+    def step(self) -> int:
+        """How many messages to hand out in one step, so that it is about DISPATCH_BYTES_MAX of them."""
         held = len(self._returned) + len(self._front) - self._head + len(self._tail)
-        return self.content_bytes // held if held else 0
+        average = self.content_bytes // held if held else 0
+        if average * DISPATCH_MESSAGES_MAX <= DISPATCH_BYTES_MAX:
+            return DISPATCH_MESSAGES_MAX
+        return max(1, DISPATCH_BYTES_MAX // average)
 
     def clear(self) -> tuple[list[Message], list[tuple[int, int, int]]]:
         """Empties it: the messages that were in memory; and of those on disk their count, first and last place."""
@@ -145,6 +160,18 @@ class Backlog:
         self._head = self._disk_count = self.content_bytes = 0
         self.paging = False
         return messages, on_disk
+
+    def scan(self) -> Iterator[Message]:
+        """Every message in it, in no order that matters, and left where it is. Those on disk are read through."""
+        yield from (message for _, message in self._returned)
+        yield from self._front[self._head :]
+        yield from self._tail
+        if self._disk_count:
+            after = self._seen_position
+            before = self._tail[0].position if self._tail else self._end
+            while some := self._store.read(self._log.queue_id, after, before, LOAD_MESSAGES_MAX, LOAD_BYTES_MAX):
+                yield from some
+                after = some[-1].position
 
     # --- Disk -----------------------------------------------------------------------------------------------
 

@@ -5,24 +5,28 @@ The server drives it: `begin` with the time when a turn begins, `dispatch` at it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from heapq import heappop, heappush
-from typing import Protocol
+from typing import Any, Protocol
 
 from pabal.broker.dead_letters import DeadLetters
 from pabal.broker.exchange_types import EXCHANGE_TYPES
+from pabal.broker.policies import apply_policies
 from pabal.broker.queue import Queue
 from pabal.broker.vhost import Vhost
 from pabal.model.definitions import (
     BindingDefinition,
     Definition,
     ExchangeDefinition,
+    PolicyDefinition,
     QueueDefinition,
     UserDefinition,
     VhostDefinition,
+    VhostLimitsDefinition,
 )
-from pabal.model.errors import NotFound, StoreError
+from pabal.model.errors import InvalidParameter, NotFound, StoreError
 from pabal.model.message import Message
+from pabal.model.policies import check_policy, check_vhost_limits
 from pabal.store.interface import Loaded, Store
 from pabal.store.journal import waiting_id
 
@@ -116,6 +120,46 @@ class Broker:
             self.vhosts[name] = Vhost(self, name)
             self.store.journal.define(VhostDefinition(name))
 
+    def change_policies(self, put: Iterable[PolicyDefinition], remove: Iterable[PolicyDefinition] = ()) -> None:
+        """Adds or changes some policies and takes others away, all in one step: no queue ever sees a part of it.
+        InvalidParameter, NotFound: one cannot be, or there is no such vhost; then nothing was changed."""
+        put, remove = list(put), list(remove)
+        for policy in put:
+            self.vhost(policy.vhost)
+            check_policy(policy)
+        for policy in remove:
+            self.vhost(policy.vhost).policies.remove(policy)
+            self.store.journal.undefine(policy)
+        for policy in put:
+            self.vhost(policy.vhost).policies.put(policy)
+            self.store.journal.define(policy)
+        for name in dict.fromkeys(policy.vhost for policy in (*put, *remove)):
+            apply_policies(self.vhosts[name])
+
+    def put_policy(self, policy: PolicyDefinition) -> None:
+        """Adds the policy or changes it, for the queues and exchanges that there are too."""
+        self.change_policies([policy])
+
+    def delete_policy(self, vhost: str, name: str, operator: bool = False) -> None:
+        """NotFound when there is none."""
+        policy = self.vhost(vhost).policies.definitions.get((operator, name))
+        if policy is None:
+            raise NotFound("Parameter does not exist")
+        self.change_policies([], [policy])
+
+    def set_vhost_limits(self, vhost: str, limits: Mapping[str, Any], from_settings: bool = False) -> None:
+        """Sets "max-connections" and "max-queues"; one that is left out or below zero is no limit. What is there
+        already stays. InvalidParameter, NotFound."""
+        checked = check_vhost_limits(limits)
+        definition = VhostLimitsDefinition(
+            vhost, checked.get("max-connections"), checked.get("max-queues"), from_settings
+        )
+        self.vhost(vhost).limits = definition
+        if checked:
+            self.store.journal.define(definition)
+        else:
+            self.store.journal.undefine(definition)
+
     def put_user(self, user: UserDefinition) -> None:
         """Adds the user or changes it."""
         if self.users.get(user.name) != user:
@@ -153,6 +197,8 @@ class Broker:
         kinds: tuple[type[Definition], ...] = (
             VhostDefinition,
             UserDefinition,
+            VhostLimitsDefinition,
+            PolicyDefinition,
             ExchangeDefinition,
             QueueDefinition,
             BindingDefinition,
@@ -164,12 +210,20 @@ class Broker:
                         self._restore_one(definition, loaded)
                     except KeyError as error:
                         raise StoreError(f"{definition} refers to {error}, which is not there") from None
+                    except InvalidParameter as error:
+                        raise StoreError(f"{definition}: {error}") from None
 
     def _restore_one(self, definition: Definition, loaded: Loaded) -> None:
         if isinstance(definition, VhostDefinition):
             self.vhosts[definition.name] = Vhost(self, definition.name)
         elif isinstance(definition, UserDefinition):
             self.users[definition.name] = definition
+        elif isinstance(definition, VhostLimitsDefinition):
+            self.vhosts[definition.vhost].limits = definition
+        elif isinstance(definition, PolicyDefinition):
+            vhost = self.vhosts[definition.vhost]
+            vhost.policies.put(definition)
+            apply_policies(vhost)  # to the exchanges that every vhost has; queues come later
         elif isinstance(definition, ExchangeDefinition):
             if definition.type not in EXCHANGE_TYPES:
                 raise StoreError(f"exchange '{definition.name}' has the unknown type '{definition.type}'")

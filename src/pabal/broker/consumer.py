@@ -11,6 +11,21 @@ if TYPE_CHECKING:
     from pabal.broker.queue import Queue
 
 
+def deal(messages: list[Message], rooms: list[int], first: int) -> tuple[list[list[Message]], int]:
+    """Shares messages out one by one, beginning with the consumer `first`: those of each consumer, and whose turn
+    comes next. `rooms`: how many each one can take, together no fewer than there are; it is used up."""
+    batches: list[list[Message]] = [[] for _ in rooms]
+    index = first
+    for message in messages:
+        index %= len(rooms)
+        while not rooms[index]:
+            index = (index + 1) % len(rooms)
+        batches[index].append(message)
+        rooms[index] -= 1
+        index += 1
+    return batches, index
+
+
 class Consumer(ABC):
     """Takes messages from one queue as long as it has room for them.
 

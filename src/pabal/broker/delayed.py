@@ -138,7 +138,7 @@ class Delay(Queue):
             was.copies,
             was.container.priority(content),
         )
-        for queue in self.vhost.targets_beyond(self._exchange.inner, envelope, content):
+        for queue in self.vhost.released_targets(self._exchange, envelope, content):
             queue.publish(envelope, [content], len(content), forced=True)
 
     def tick(self) -> None:

@@ -43,11 +43,13 @@ class Exchange(ABC):
         self.name = definition.name
         self.by_key = True
         self.bindings: dict[BindingKey, Binding] = {}
+        self.policy_alternate: str | None = None
+        """The alternate exchange that policies name."""
 
     @property
     def alternate(self) -> str | None:
-        """The exchange that takes what this one cannot route."""
-        name = self.definition.arguments.get("alternate-exchange")
+        """The exchange that takes what this one cannot route. The argument comes before the policies."""
+        name = self.definition.arguments.get("alternate-exchange", self.policy_alternate)
         return name if isinstance(name, str) else None
 
     def check_arguments(self) -> None:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from pabal.broker.backlog import Backlog
-from pabal.model.message import LEVEL_SHIFT, Message
+from pabal.model.limits import (
+    WINDOW_BYTES_STORED,
+    WINDOW_BYTES_TRANSIENT,
+    WINDOW_MESSAGES_STORED,
+    WINDOW_MESSAGES_TRANSIENT,
+)
+from pabal.model.message import LEVEL_SHIFT, Message, level_base
+from pabal.store.interface import Store
+from pabal.store.journal import QueueLog
 
 
 class PriorityBacklog:
@@ -54,11 +62,15 @@ class PriorityBacklog:
                 return backlog.take(most)
         return []
 
-    def average_bytes(self) -> int:
+    def step(self) -> int:
         for backlog in self._order:
             if len(backlog):
-                return backlog.average_bytes()
-        return 0
+                return backlog.step()
+        return 1
+
+    def scan(self) -> Iterator[Message]:
+        for backlog in self._order:
+            yield from backlog.scan()
 
     def trim(self) -> None:
         for backlog in self._order:
@@ -72,3 +84,18 @@ class PriorityBacklog:
             messages += held
             on_disk += ranges
         return messages, on_disk
+
+
+def make_backlog(store: Store, log: QueueLog, durable: bool, max_priority: int | None) -> Backlog | PriorityBacklog:
+    """A queue's, with what is in the store already."""
+    window = (WINDOW_MESSAGES_TRANSIENT, WINDOW_BYTES_TRANSIENT)
+    if durable:
+        window = (WINDOW_MESSAGES_STORED, WINDOW_BYTES_STORED)
+    if max_priority is None:
+        return Backlog(store, log, *window, log.count)
+    levels = log.levels = log.levels or {}
+
+    def make_level(priority: int) -> Backlog:
+        return Backlog(store, log, *window, levels.get(priority, 0), level_base(priority))
+
+    return PriorityBacklog(make_level, list(levels))

@@ -5,22 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pabal.broker.backlog import Backlog
-from pabal.broker.consumer import Consumer
+from pabal.broker.backlog import count_bodies
+from pabal.broker.consumer import Consumer, deal
 from pabal.broker.leases import Leases
-from pabal.broker.priorities import PriorityBacklog
+from pabal.broker.priorities import PriorityBacklog, make_backlog
 from pabal.broker.waiting import Waiting
 from pabal.model.arguments import QueueArguments
 from pabal.model.definitions import QueueDefinition
 from pabal.model.errors import AccessRefused
 from pabal.model.limits import (
-    DISPATCH_BYTES_MAX,
-    DISPATCH_MESSAGES_MAX,
     TIMER_MESSAGES_MAX,
-    WINDOW_BYTES_STORED,
-    WINDOW_BYTES_TRANSIENT,
-    WINDOW_MESSAGES_STORED,
-    WINDOW_MESSAGES_TRANSIENT,
 )
 from pabal.model.message import PENDING, UNSTORED, Envelope, Message, Outcome, level_base
 from pabal.store.journal import QueueLog, QueueState
@@ -31,8 +25,8 @@ if TYPE_CHECKING:
 
 class Queue:
     """`owner`: the connection an exclusive queue belongs to, None for a queue of all. `leased`: how many
-    messages are with consumers. `late_settlements`: how many came after their lease had run out. To be made with
-    the state in the store of what waits in it, if there is any.
+    messages are with consumers. `late_settlements`: how many came after their lease had run out. `declared`: the
+    arguments before policies; `arguments`: those in force. Made with the state of what waits in it, if there is any.
     """
 
     def __init__(
@@ -49,9 +43,10 @@ class Queue:
         self.name = definition.name
         self.durable = definition.durable
         self.arguments = arguments
+        self.declared = arguments
         self.owner = owner
         self.log = log
-        self.backlog: Backlog | PriorityBacklog = self._make_backlog()
+        self.backlog = make_backlog(vhost.broker.store, log, self.durable, arguments.max_priority)
         log.on_durable = self.backlog.trim
         self.consumers: list[Consumer] = []
         self.leased = 0
@@ -61,32 +56,46 @@ class Queue:
         self.wake_at_ms = 0  # when the broker's timer looks in, 0 for never
         self._ranked = False  # there was a consumer with a priority
         self._next = 0  # whose turn it is among the consumers
-        self._timed = arguments.expires_ms is not None
         self._used_ms = vhost.broker.now_ms  # when it last had a consumer, a get or a declaration
-        self._lease_ms = arguments.lease_ms
         self._leases = Leases()
         self._waiting = Waiting(self, waiting) if waiting is not None else None
-        self._ttl_ms = arguments.message_ttl_ms
         # Messages may have expired, or be from before a restart: look at each before it is delivered.
-        self._sifts = self._ttl_ms is not None or log.count > 0
-        self._bounded = arguments.max_length is not None or arguments.max_length_bytes is not None
-        log.counts_attempts = arguments.counts_attempts
-        log.counts_bytes = self._counts_bytes = arguments.max_length_bytes is not None
+        self._sifts = log.count > 0
         self.body_bytes = log.body_bytes  # of ready messages, kept if there is a limit on it
+        self._follow_arguments()
+        log.counts_bytes = self._counts_bytes
+        if self._counts_bytes and log.count and not log.body_bytes:
+            self._count_bytes()
 
-    def _make_backlog(self) -> Backlog | PriorityBacklog:
-        store, log = self.vhost.broker.store, self.log
-        window = (WINDOW_MESSAGES_TRANSIENT, WINDOW_BYTES_TRANSIENT)
-        if self.durable:
-            window = (WINDOW_MESSAGES_STORED, WINDOW_BYTES_STORED)
-        if self.arguments.max_priority is None:
-            return Backlog(store, log, *window, log.count)
-        levels = log.levels = log.levels or {}
+    def _follow_arguments(self) -> None:
+        arguments = self.arguments
+        self._timed = arguments.expires_ms is not None
+        self._lease_ms = arguments.lease_ms
+        self._ttl_ms = arguments.message_ttl_ms
+        self._sifts = self._sifts or self._ttl_ms is not None
+        self._bounded = arguments.max_length is not None or arguments.max_length_bytes is not None
+        self._counts_bytes = arguments.max_length_bytes is not None
+        self.log.counts_attempts = arguments.counts_attempts
 
-        def make_level(priority: int) -> Backlog:
-            return Backlog(store, log, *window, levels.get(priority, 0), level_base(priority))
+    def change_arguments(self, arguments: QueueArguments) -> None:
+        """From now on these are in force. What is beyond a length limit goes at once; messages keep the time to live
+        that they have, and deliveries their leases; the queue's own expiry begins anew."""
+        before, self.arguments = self.arguments, arguments
+        self._follow_arguments()
+        self._used_ms = self.vhost.broker.now_ms
+        if not self._counts_bytes:
+            self.log.count_bytes(None)
+        elif before.max_length_bytes is None:
+            self._count_bytes()
+        if self._exceeds(0, 0):
+            self.dispatch()
+            self._drop_head()
+        self._set_timer()
 
-        return PriorityBacklog(make_level, list(levels))
+    def _count_bytes(self) -> None:
+        """What is in the store cannot be, here, if some of it is leased: it will be when the queue is loaded anew."""
+        self.body_bytes, stored = count_bodies(self.backlog.scan())
+        self.log.count_bytes(None if self.leased else stored)
 
     @property
     def ready(self) -> int:
@@ -222,19 +231,12 @@ class Queue:
         if self._timed or self._sifts or self._leases or self._waiting is not None:
             self._set_timer()
 
-    def _step(self) -> int:
-        """How many messages to hand out in one step, so that it is about DISPATCH_BYTES_MAX of them."""
-        average = self.backlog.average_bytes()
-        if average * DISPATCH_MESSAGES_MAX <= DISPATCH_BYTES_MAX:
-            return DISPATCH_MESSAGES_MAX
-        return max(1, DISPATCH_BYTES_MAX // average)
-
     def _dispatch_to(self, consumer: Consumer) -> None:
         while len(self.backlog):
             room = consumer.room()
             if room <= 0:
                 return
-            messages = self._take(min(room, self._step()))
+            messages = self._take(min(room, self.backlog.step()))
             if self._sifts:
                 messages = self._sift(messages)
             if messages:
@@ -253,19 +255,10 @@ class Queue:
             total = sum(rooms)
             if not total:
                 return
-            messages = self._take(1 if shared else min(total, self._step()))
+            messages = self._take(1 if shared else min(total, self.backlog.step()))
             if self._sifts:
                 messages = self._sift(messages)
-            batches: list[list[Message]] = [[] for _ in consumers]
-            index = self._next
-            for message in messages:
-                index %= len(consumers)
-                while not rooms[index]:
-                    index = (index + 1) % len(consumers)
-                batches[index].append(message)
-                rooms[index] -= 1
-                index += 1
-            self._next = index
+            batches, self._next = deal(messages, rooms, self._next)
             for consumer, batch in zip(list(consumers), batches, strict=True):
                 if batch:
                     self._lease(consumer, batch)

@@ -10,10 +10,17 @@ from pabal.broker.delayed import Delay, DelayedExchange
 from pabal.broker.exchange import Binding, BindingKey, Exchange
 from pabal.broker.exchange_types import EXCHANGE_TYPES, PREDECLARED, make_exchange
 from pabal.broker.inbox import Inbox
+from pabal.broker.policies import Policies
 from pabal.broker.queue import Queue
 from pabal.model.arguments import DEFAULTS, KNOWN, check_quorum, compare, compare_flag, parse_queue_arguments
-from pabal.model.definitions import BindingDefinition, ExchangeDefinition, QueueDefinition, canonical
-from pabal.model.errors import AccessRefused, InvalidCommand, Locked, NotFound, PreconditionFailed
+from pabal.model.definitions import (
+    BindingDefinition,
+    ExchangeDefinition,
+    QueueDefinition,
+    VhostLimitsDefinition,
+    canonical,
+)
+from pabal.model.errors import AccessRefused, InvalidCommand, Locked, NotAllowed, NotFound, PreconditionFailed
 from pabal.model.limits import ROUTES_CACHED_MAX
 from pabal.model.message import Envelope
 from pabal.store.journal import QueueState
@@ -36,6 +43,9 @@ class Vhost:
     def __init__(self, broker: Broker, name: str) -> None:
         self.broker = broker
         self.name = name
+        self.policies = Policies()
+        self.limits = VhostLimitsDefinition(name)
+        self.connections: set[object] = set()
         self.exchanges: dict[str, Exchange] = {}
         self.queues: dict[str, Queue] = {}
         self.inboxes: dict[str, Inbox] = {}
@@ -43,6 +53,20 @@ class Vhost:
         self._routes: dict[tuple[str, str | tuple[str, ...]], list[Queue]] = {}
         for exchange, kind in PREDECLARED:
             self.add_exchange(ExchangeDefinition(name, exchange, kind))
+
+    def connect(self, connection: object, user: str) -> None:
+        """A connection begins to use the vhost, until it is taken out of `connections`. NotAllowed: there are as
+        many as there may be."""
+        most = self.limits.max_connections
+        if most is not None and len(self.connections) >= most:
+            raise NotAllowed(
+                f"access to vhost '{self.name}' refused for user '{user}': connection limit ({most}) is reached"
+            )
+        self.connections.add(connection)
+
+    def forget_routes(self) -> None:
+        """Where messages go has changed, and not by a binding."""
+        self._routes.clear()
 
     # --- Publishing -----------------------------------------------------------------------------------------
 
@@ -84,8 +108,8 @@ class Vhost:
         assert queues is not None
         return queues
 
-    def targets_beyond(self, exchange: Exchange, envelope: Envelope, content: bytes) -> list[Queue]:
-        """The queues that it goes to from this exchange on."""
+    def released_targets(self, exchange: DelayedExchange, envelope: Envelope, content: bytes) -> list[Queue]:
+        """The queues that a message goes to which this exchange held back."""
         return self._route(envelope, content, exchange) or []
 
     def _publish_one_by_one(self, envelope: Envelope, contents: list[bytes]) -> Published:
@@ -119,13 +143,15 @@ class Vhost:
                 self._routes[place] = queues
         return queues
 
-    def _route(self, envelope: Envelope, content: bytes | None, start: Exchange | None = None) -> list[Queue] | None:
-        """From the exchange it was published to, or from `start`; each queue once, through bindings between
-        exchanges. None without `content`, when there is an exchange on the way that goes not by the keys alone."""
+    def _route(
+        self, envelope: Envelope, content: bytes | None, released: DelayedExchange | None = None
+    ) -> list[Queue] | None:
+        """From the exchange it was published to, or from the one that `released` it; each queue once, through
+        bindings between exchanges. None without `content`, when an exchange on the way goes not by the keys alone."""
         keys = (envelope.routing_key, *envelope.copies)
         found: dict[Queue, None] = {}
         seen: set[str] = set()
-        waiting: list[Exchange] = [start or self.exchanges[envelope.exchange]]
+        waiting: list[Exchange] = [released or self.exchanges[envelope.exchange]]
         while waiting:
             exchange = waiting.pop()
             if exchange.name in seen:
@@ -138,7 +164,8 @@ class Vhost:
                 named = [self.queues.get(key) or self.inboxes.get(key) for key in keys]
                 destinations = [queue for queue in named if queue is not None]
             else:
-                destinations = list(exchange.route(keys, envelope.container, content or b""))
+                router = exchange.inner if exchange is released else exchange
+                destinations = list(router.route(keys, envelope.container, content or b""))
             for destination in destinations:
                 if isinstance(destination, Queue):
                     found[destination] = None
@@ -189,6 +216,7 @@ class Vhost:
         if isinstance(exchange, DelayedExchange):
             exchange.delay = Delay(self, exchange, definition.queue_id, waiting)
             exchange.delay.schedule()
+        exchange.policy_alternate = self.policies.alternate(definition.name)
         self.exchanges[definition.name] = exchange
         self._routes.clear()
 
@@ -284,6 +312,11 @@ class Vhost:
         parse_queue_arguments(arguments, name, self.name)
         if quorum:
             check_quorum(name, self.name, durable, exclusive, auto_delete)
+        if self.limits.max_queues is not None and len(self.queues) >= self.limits.max_queues:
+            raise PreconditionFailed(
+                f"cannot declare queue '{name}': queue limit in vhost '{self.name}' ({self.limits.max_queues}) "
+                f"is reached"
+            )
         definition = QueueDefinition(self.name, name, self.broker.next_queue_id(), durable, auto_delete, arguments)
         queue = self.add_queue(definition, None, owner if exclusive else None)
         if exclusive:
@@ -300,8 +333,10 @@ class Vhost:
         waiting: QueueState | None = None,
     ) -> Queue:
         parsed = parse_queue_arguments(definition.arguments, definition.name, self.name)
+        effective = self.policies.arguments(definition.name, definition.arguments, parsed)
         log = self.broker.store.journal.queue_log(definition.queue_id, state)
-        queue = Queue(self, definition, parsed, log, owner, waiting)
+        queue = Queue(self, definition, effective, log, owner, waiting)
+        queue.declared = parsed
         self.queues[definition.name] = queue
         self._routes.clear()
         queue.use()

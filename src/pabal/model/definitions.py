@@ -1,4 +1,5 @@
-"""What outlives the process besides messages: vhosts, users, exchanges, queues, bindings; and how it is encoded.
+"""What outlives the process besides messages: vhosts, users, policies, exchanges, queues, bindings;
+and how it is encoded.
 
 Encoded as JSON, one object a definition, with the fields of the class and "kind". Values that JSON lacks are
 objects with one key: {"$bytes": base64}, {"$time": seconds}, {"$decimal": text}; a key of the peer's own that
@@ -70,11 +71,48 @@ class BindingDefinition:
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
-Definition = VhostDefinition | UserDefinition | ExchangeDefinition | QueueDefinition | BindingDefinition
+@dataclass(frozen=True, slots=True)
+class PolicyDefinition:
+    """Arguments for the queues and exchanges of a vhost whose name `pattern` matches (a regular expression, found
+    anywhere in it). Of those that match the highest `priority` counts. `apply_to`: model.policies.APPLY_TO.
+    `operator`: an operator's policy, which comes on top of the other kind and limits it. `from_settings`: from the
+    settings file, and gone when it is there no more."""
+
+    vhost: str
+    name: str
+    pattern: str
+    definition: dict[str, Any]
+    priority: int = 0
+    apply_to: str = "all"
+    operator: bool = False
+    from_settings: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class VhostLimitsDefinition:
+    """How much there may be in a vhost; None for any number. `from_settings`: as a policy's."""
+
+    vhost: str
+    max_connections: int | None = None
+    max_queues: int | None = None
+    from_settings: bool = False
+
+
+Definition = (
+    VhostDefinition
+    | UserDefinition
+    | PolicyDefinition
+    | VhostLimitsDefinition
+    | ExchangeDefinition
+    | QueueDefinition
+    | BindingDefinition
+)
 
 KINDS: dict[str, type[Any]] = {
     "vhost": VhostDefinition,
     "user": UserDefinition,
+    "policy": PolicyDefinition,
+    "vhost-limits": VhostLimitsDefinition,
     "exchange": ExchangeDefinition,
     "queue": QueueDefinition,
     "binding": BindingDefinition,
@@ -83,6 +121,8 @@ _KIND_OF = {cls: kind for kind, cls in KINDS.items()}
 _IDENTITY = {
     VhostDefinition: ("name",),
     UserDefinition: ("name",),
+    PolicyDefinition: ("vhost", "operator", "name"),
+    VhostLimitsDefinition: ("vhost",),
     ExchangeDefinition: ("vhost", "name"),
     QueueDefinition: ("vhost", "name"),
     BindingDefinition: ("vhost", "source", "destination", "to_exchange", "routing_key", "arguments"),

@@ -29,5 +29,9 @@ class NotAllowed(BrokerError):
     """Not for this user."""
 
 
+class InvalidParameter(BrokerError):
+    """A policy or a limit is not valid. `str(error)` has a line for each reason."""
+
+
 class StoreError(Exception):
     """The store cannot go on or cannot be opened. `str(error)` says why and what to do."""

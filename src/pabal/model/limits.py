@@ -9,6 +9,9 @@ NAME_BYTES_MAX: Final = 255
 ARGUMENT_MS_MAX: Final = 4_294_967_295
 """The longest time an argument may name (RabbitMQ: 2**32 - 1 ms)."""
 
+PATTERN_BYTES_MAX: Final = 1024
+"""Regular expressions of policies (RabbitMQ's limit)."""
+
 PRIORITY_MAX: Final = 255
 """The highest priority of a message, and the highest `x-max-priority`."""
 

@@ -57,7 +57,7 @@ class QueueState(NamedTuple):
 
     `messages`: how many are in the store, ready and leased. `delivered_position`: no message beyond it was ever
     delivered, so after a crash those up to it may have been. `body_bytes`: of these messages, if the queue counts
-    them. `levels`: of a priority queue, how many messages there are of each priority.
+    them, else 0. `levels`: of a priority queue, how many messages there are of each priority.
     """
 
     next_position: int
@@ -232,6 +232,13 @@ class QueueLog:
             if not self._dirty:
                 self._touch()
 
+    def count_bytes(self, body_bytes: int | None) -> None:
+        """Keep count of bodies from now on, those in the store having `body_bytes`; None: do not, or no more."""
+        self.counts_bytes = body_bytes is not None
+        self.body_bytes = body_bytes or 0
+        if not self._dirty:
+            self._touch()
+
     def forget(self, count: int, body_bytes: int = 0, first: int = 0) -> None:
         """`count` messages of this queue were dropped as a range that begins at `first`."""
         self.count -= count
@@ -276,7 +283,8 @@ class QueueLog:
     def state(self) -> QueueState:
         """What is to be kept of the queue now."""
         levels = () if self.levels is None else tuple(sorted(self.levels.items()))
-        return QueueState(self.next_position, self.count, self.delivered_position, self.body_bytes, levels)
+        body_bytes = self.body_bytes if self.counts_bytes else 0
+        return QueueState(self.next_position, self.count, self.delivered_position, body_bytes, levels)
 
     def _count_levels(self, puts: list[tuple[bytes, bytes]]) -> None:
         assert self.levels is not None

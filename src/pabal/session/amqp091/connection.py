@@ -310,6 +310,10 @@ class Amqp091Session:
             raise WireError(codes.NOT_ALLOWED, f"vhost {name} not found")
         if not self._access.may_open(self.user, name):
             raise WireError(codes.NOT_ALLOWED, f"access to vhost '{name}' refused for user '{self.user}'")
+        try:
+            vhost.connect(self, self.user)
+        except errors.NotAllowed as error:
+            raise WireError(codes.NOT_ALLOWED, str(error)) from None
         self.vhost = vhost
         self.state = "open"
         self.output.write(m.encode_method(0, m.CONNECTION_OPEN_OK))
@@ -422,6 +426,8 @@ class Amqp091Session:
         for channel in channels:
             channel.close()
         self.broker.release(self)
+        if self.vhost is not None:
+            self.vhost.connections.discard(self)
 
     def tick(self, now_ms: int) -> None:
         """Heartbeats (§4.2.7): one is sent after half the interval without output; a peer that was silent for
