@@ -48,9 +48,16 @@ class DeadLetters:
 
 def _move(queue: Queue, message: Message, reason: str) -> None:
     exchange = queue.arguments.dead_letter_exchange
-    assert exchange is not None
     if exchange not in queue.vhost.exchanges and not queue.arguments.keeps_dead_letters:
         return
+    envelope, content = dead_letter(queue, message, reason, queue.vhost.broker.now_ms)
+    bury(queue, envelope, content)
+
+
+def dead_letter(queue: Queue, message: Message, reason: str, time_ms: int) -> tuple[Envelope, bytes]:
+    """What becomes of a message that died in `queue`, which has a dead-letter exchange."""
+    exchange = queue.arguments.dead_letter_exchange
+    assert exchange is not None
     old = message.envelope
     container = old.container
     copies = container.copies(message.content)
@@ -60,29 +67,32 @@ def _move(queue: Queue, message: Message, reason: str) -> None:
         reason,
         old.exchange,
         (old.routing_key, *copies),
-        queue.vhost.broker.now_ms,
+        time_ms,
         container.ttl(message.content),
     )
     key = queue.arguments.dead_letter_routing_key
     content = container.with_death(message.content, death, keep_copies=key is None)
     if key is None:
-        envelope = Envelope(exchange, old.routing_key, old.persistent, None, container, copies, priority)
-    else:
-        envelope = Envelope(exchange, key, old.persistent, None, container, (), priority)
+        return Envelope(exchange, old.routing_key, old.persistent, None, container, copies, priority), content
+    return Envelope(exchange, key, old.persistent, None, container, (), priority), content
+
+
+def bury(queue: Queue, envelope: Envelope, content: bytes) -> None:
+    """Publishes a dead letter of `queue`, which keeps it, if that is what it is to do with one that has no place."""
     if not place(queue.vhost, envelope, content) and queue.arguments.keeps_dead_letters and not queue.deleted:
-        queue.waiting.keep(Message(envelope, content, message.position, 0, UNSTORED))
+        queue.waiting.keep(Message(envelope, content, 0, 0, UNSTORED))
 
 
 def place(vhost: Vhost, envelope: Envelope, content: bytes) -> bool:
     """Publishes a dead letter. False when there is no queue for it."""
     targets = vhost.targets(envelope, content) if envelope.exchange in vhost.exchanges else []
     for target in targets:
-        if not _is_cycle(target.name, envelope.container.deaths(content)):
+        if not is_cycle(target.name, envelope.container.deaths(content)):
             target.publish(envelope, [content], len(content), forced=True)
     return bool(targets)
 
 
-def _is_cycle(queue: str, deaths: list[Death]) -> bool:
+def is_cycle(queue: str, deaths: list[Death]) -> bool:
     """The message was in `queue` before and nobody rejected it since: it would go round for ever. Such a one is
     dropped (RabbitMQ, "Dead-Lettered Message Cycles")."""
     for death in deaths:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pabal.broker.backlog import count_bodies
 from pabal.broker.consumer import Consumer, deal
+from pabal.broker.intake import Intake
 from pabal.broker.leases import Leases
-from pabal.broker.priorities import PriorityBacklog, make_backlog
+from pabal.broker.relays import enter_chain
 from pabal.broker.waiting import Waiting
 from pabal.model.arguments import QueueArguments
 from pabal.model.definitions import QueueDefinition
@@ -16,14 +16,14 @@ from pabal.model.errors import AccessRefused
 from pabal.model.limits import (
     TIMER_MESSAGES_MAX,
 )
-from pabal.model.message import PENDING, UNSTORED, Envelope, Message, Outcome, level_base
+from pabal.model.message import UNSTORED, Envelope, Message, Outcome
 from pabal.store.journal import QueueLog, QueueState
 
 if TYPE_CHECKING:
     from pabal.broker.vhost import Vhost
 
 
-class Queue:
+class Queue(Intake):
     """`owner`: the connection an exclusive queue belongs to, None for a queue of all. `leased`: how many
     messages are with consumers. `late_settlements`: how many came after their lease had run out. `declared`: the
     arguments before policies; `arguments`: those in force. Made with the state of what waits in it, if there is any.
@@ -38,44 +38,16 @@ class Queue:
         owner: object | None = None,
         waiting: QueueState | None = None,
     ) -> None:
-        self.vhost = vhost
-        self.definition = definition
-        self.name = definition.name
-        self.durable = definition.durable
-        self.arguments = arguments
-        self.declared = arguments
+        super().__init__(vhost, definition, arguments, log)
         self.owner = owner
-        self.log = log
-        self.backlog = make_backlog(vhost.broker.store, log, self.durable, arguments.max_priority)
-        log.on_durable = self.backlog.trim
-        self.consumers: list[Consumer] = []
-        self.leased = 0
         self.late_settlements = 0
         self.deleted = False
-        self.scheduled = False
         self.wake_at_ms = 0  # when the broker's timer looks in, 0 for never
         self._ranked = False  # there was a consumer with a priority
         self._next = 0  # whose turn it is among the consumers
         self._used_ms = vhost.broker.now_ms  # when it last had a consumer, a get or a declaration
         self._leases = Leases()
         self._waiting = Waiting(self, waiting) if waiting is not None else None
-        # Messages may have expired, or be from before a restart: look at each before it is delivered.
-        self._sifts = log.count > 0
-        self.body_bytes = log.body_bytes  # of ready messages, kept if there is a limit on it
-        self._follow_arguments()
-        log.counts_bytes = self._counts_bytes
-        if self._counts_bytes and log.count and not log.body_bytes:
-            self._count_bytes()
-
-    def _follow_arguments(self) -> None:
-        arguments = self.arguments
-        self._timed = arguments.expires_ms is not None
-        self._lease_ms = arguments.lease_ms
-        self._ttl_ms = arguments.message_ttl_ms
-        self._sifts = self._sifts or self._ttl_ms is not None
-        self._bounded = arguments.max_length is not None or arguments.max_length_bytes is not None
-        self._counts_bytes = arguments.max_length_bytes is not None
-        self.log.counts_attempts = arguments.counts_attempts
 
     def change_arguments(self, arguments: QueueArguments) -> None:
         """From now on these are in force. What is beyond a length limit goes at once; messages keep the time to live
@@ -91,11 +63,6 @@ class Queue:
             self.dispatch()
             self._drop_head()
         self._set_timer()
-
-    def _count_bytes(self) -> None:
-        """What is in the store cannot be, here, if some of it is leased: it will be when the queue is loaded anew."""
-        self.body_bytes, stored = count_bodies(self.backlog.scan())
-        self.log.count_bytes(None if self.leased else stored)
 
     @property
     def ready(self) -> int:
@@ -122,88 +89,21 @@ class Queue:
         """Takes messages in at the end. Returns the indexes of those it refuses; with `forced` it refuses none."""
         if self._bounded:
             return self._publish_bounded(envelope, contents, forced)
+        if self._may_relay and self.only_delays and enter_chain(self, envelope, contents):
+            return ()
         self._append(envelope, contents, content_bytes)
         return ()
 
-    def _append(self, envelope: Envelope, contents: list[bytes], content_bytes: int) -> None:
-        log = self.log
-        position = log.next_position
-        expires_at_ms = 0
-        if self._ttl_ms is not None or envelope.ttl_ms is not None:
-            expires_at_ms = self._expiry(envelope)
-            self._sifts = True
-        backlog = self.backlog
-        if isinstance(backlog, PriorityBacklog):
-            priority = min(envelope.priority, self.arguments.max_priority or 0)
-            backlog = backlog.level(priority)
-            position += level_base(priority)
-        stored = (envelope.persistent and self.durable) or backlog.paging
-        state = PENDING if stored else UNSTORED
-        messages = [
-            Message(envelope, content, place, expires_at_ms, state)
-            for place, content in enumerate(contents, position)
-        ]
-        log.next_position += len(messages)
-        backlog.append(messages, content_bytes)
-        if stored:
-            log.append(messages, content_bytes)
-        if not self.scheduled:
-            self.schedule()
-
-    def _publish_bounded(self, envelope: Envelope, contents: list[bytes], forced: bool) -> Sequence[int]:
-        """With a length limit: what a consumer can take at once does not count, so look at each one."""
-        refused: list[int] = []
-        for index, content in enumerate(contents):
-            size = envelope.container.body_bytes(content)
-            if self._exceeds(1, size) and self.consumers:
-                self.dispatch()
-            if self.arguments.overflow != "drop-head" and not forced and self._exceeds(1, size):
-                refused.append(index)
-                if self.arguments.overflow == "reject-publish-dlx":
-                    self._dead_letter([Message(envelope, content, 0, 0, UNSTORED)], "maxlen")
-                continue
-            self._append(envelope, [content], len(content))
-            if self._counts_bytes:
-                self.body_bytes += size
-            if self._exceeds(0, 0) and self.consumers:
-                self.dispatch()
-            self._drop_head()
-        return refused
-
-    def _exceeds(self, messages: int, body_bytes: int) -> bool:
-        """Whether so many more ready messages, of so many bytes, are more than the queue may hold."""
-        length, size = self.arguments.max_length, self.arguments.max_length_bytes
-        return (length is not None and len(self.backlog) + messages > length) or (
-            size is not None and self.body_bytes + body_bytes > size
-        )
-
-    def takes(self, count: int, body_bytes: int) -> bool:
-        """Whether it refuses none of `count` messages published now, with so many bytes in their bodies. What its
-        consumers have room for does not count."""
-        if not self._bounded or self.arguments.overflow == "drop-head" or not self._exceeds(count, body_bytes):
-            return True
-        self.dispatch()
-        room = sum(max(consumer.room(), 0) for consumer in self.consumers)
-        return count <= room or not self._exceeds(count - room, body_bytes)
-
-    def _drop_head(self) -> None:
-        """Dead-letters the first of those beyond the limits."""
-        if self.arguments.overflow == "drop-head":
-            while len(self.backlog) and self._exceeds(0, 0):
-                self._dead_letter(self._take(1), "maxlen")
-
-    def _take(self, most: int) -> list[Message]:
-        """Ready messages that are ready no more."""
-        messages = self.backlog.take(most)
+    def publish_here(self, envelope: Envelope, content: bytes) -> None:
+        """At the end of this queue, whatever there is in it and wherever it leads."""
+        self._append(envelope, [content], len(content))
         if self._counts_bytes:
-            for message in messages:
-                self.body_bytes -= message.envelope.container.body_bytes(message.content)
-        return messages
+            self.body_bytes += envelope.container.body_bytes(content)
 
-    def _expiry(self, envelope: Envelope) -> int:
-        """When a message published now expires, in ms since the epoch."""
-        times = [ttl for ttl in (self._ttl_ms, envelope.ttl_ms) if ttl is not None]
-        return self.vhost.broker.now_ms + min(times)
+    @property
+    def only_delays(self) -> bool:
+        """Messages leave it when their time is over, and nobody sees them before that."""
+        return self._may_relay and not self.consumers
 
     # --- Handing out ----------------------------------------------------------------------------------------
 
@@ -288,6 +188,7 @@ class Queue:
     def get(self, consumer: Consumer) -> Message | None:
         """The next message, for `consumer`, which need not be one of this queue's; None when there is none."""
         self.use()
+        self._recall()
         if self._sifts:
             self._expire()
         while messages := self._take(1):
@@ -311,6 +212,7 @@ class Queue:
 
     def add_consumer(self, consumer: Consumer) -> None:
         self.check_exclusive(consumer.exclusive)
+        self._recall()
         self.consumers.append(consumer)
         self._ranked = self._ranked or consumer.priority != 0
         self.schedule()
@@ -462,13 +364,18 @@ class Queue:
         if known:
             self.vhost.broker.wake(self, min(known))
 
+    def _recall(self, drop: bool = False) -> int:
+        """Messages on their way through a chain of delays are ready here after all, or gone."""
+        return self._waiting.recall(drop) if self._waiting is not None and self._may_relay else 0
+
     # --- The whole queue ------------------------------------------------------------------------------------
 
     def purge(self) -> int:
         """Removes all ready messages; returns how many there were. Leased ones stay (AMQP 0-9-1 §1.7.2.7)."""
+        relayed = self._recall(drop=True)
         messages, on_disk = self.backlog.clear()
         self.log.remove(messages)
-        purged = len(messages)
+        purged = len(messages) + relayed
         held = 0
         if self._counts_bytes:
             held = sum(message.envelope.container.body_bytes(message.content) for message in messages)

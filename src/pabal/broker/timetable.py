@@ -24,7 +24,7 @@ from pabal.model.message import PENDING, STORED, Message
 from pabal.store.interface import Store
 from pabal.store.journal import QueueLog, position_ms, timed_position
 
-_EVERYTHING: Final = 1 << 128
+_EVERYTHING: Final = 1 << 136
 """The horizon when nothing is on disk alone."""
 
 
@@ -46,14 +46,14 @@ class Timetable:
     def __len__(self) -> int:
         return len(self._soon) + len(self._unsaved) + self._disk_count
 
-    def add(self, message: Message, at_ms: int, sequence: int | None = None) -> None:
+    def add(self, message: Message, at_ms: int, sequence: int | None = None, kind: int = 0) -> None:
         """Takes a copy of a message, to be had again from `at_ms` on, and to be in the store until it is removed.
-        `sequence`: its place among those of the same time, the order of arrival if None; at most once a time."""
+        `sequence`: its place among those of the same time and kind, the order of arrival if None."""
         log = self._log
         if sequence is None:
             sequence = log.next_position
             log.next_position += 1
-        position = timed_position(at_ms, sequence)
+        position = timed_position(at_ms, sequence, kind)
         waiting = Message(message.envelope, message.content, position, message.expires_at_ms, PENDING)
         waiting.attempts = message.attempts
         size = len(message.content)
@@ -61,10 +61,14 @@ class Timetable:
         if position > self._horizon:
             self._unsaved[position] = waiting
             return
-        heappush(self._soon, (position, waiting))
-        self._soon_bytes += size
+        self.put_back(waiting)
         if len(self._soon) > WINDOW_MESSAGES_STORED or self._soon_bytes > WINDOW_BYTES_STORED:
             self._shed()
+
+    def put_back(self, message: Message) -> None:
+        """One that was taken waits on."""
+        heappush(self._soon, (message.position, message))
+        self._soon_bytes += len(message.content)
 
     def next_ms(self) -> int | None:
         """When the next message is due, None when there is none."""

@@ -108,6 +108,10 @@ class Vhost:
         assert queues is not None
         return queues
 
+    def targets_by_key(self, envelope: Envelope) -> list[Queue] | None:
+        """The same for whatever content; None when it depends on that."""
+        return self._cached_route(envelope)
+
     def released_targets(self, exchange: DelayedExchange, envelope: Envelope, content: bytes) -> list[Queue]:
         """The queues that a message goes to which this exchange held back."""
         return self._route(envelope, content, exchange) or []

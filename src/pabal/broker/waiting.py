@@ -1,21 +1,26 @@
-"""What of a queue waits for its time: returned messages that are tried again later (delayed retry), and dead letters
-that have no place to go yet."""
+"""What of a queue waits for its time: returned messages that are tried again later (delayed retry), dead letters that
+have no place to go yet, and messages on their way through a chain of delays (relays.py)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
 from pabal.broker.dead_letters import place
+from pabal.broker.relays import leave_chain
 from pabal.broker.timetable import Timetable
 from pabal.model.limits import DEAD_LETTER_RETRY_MS, TIMER_MESSAGES_MAX, WINDOW_MESSAGES_STORED
 from pabal.model.message import PENDING, UNSTORED, Message
-from pabal.store.journal import QueueLog, QueueState, position_sequence, waiting_id
+from pabal.store.journal import QueueLog, QueueState, position_kind, position_sequence, waiting_id
 
 if TYPE_CHECKING:
     from pabal.broker.queue import Queue
 
-_DEAD: Final = 2**32 - 1
-"""As attempts: it is a dead letter."""
+# Kinds of what waits.
+_RETURNED: Final = 0
+_DEAD: Final = 1
+_RELAYED: Final = 2
+
+_END_OF_TIME: Final = 2**63
 
 
 class Waiting:
@@ -34,14 +39,19 @@ class Waiting:
 
     def hold(self, message: Message, delay_ms: int) -> None:
         """A message that came back is to be ready again in so long."""
-        self._queue.log.remove([message])
-        self._timetable.add(message, self._broker.now_ms + delay_ms, message.position)
+        log = self._queue.log
+        log.remove([message])
+        log.keep_position()
+        self._timetable.add(message, self._broker.now_ms + delay_ms, message.position, _RETURNED)
 
     def keep(self, letter: Message) -> None:
         """A dead letter, as it is to be published, for which there was no queue: to be tried again."""
-        letter.attempts = _DEAD
-        self._timetable.add(letter, self._broker.now_ms + DEAD_LETTER_RETRY_MS, letter.position)
+        self._timetable.add(letter, self._broker.now_ms + DEAD_LETTER_RETRY_MS, kind=_DEAD)
         self._queue.schedule()  # for its timer
+
+    def relay(self, message: Message, at_ms: int) -> None:
+        """A message, which entered at the time in `expires_at_ms`, is to leave the chain then."""
+        self._timetable.add(message, at_ms, kind=_RELAYED)
 
     def next_ms(self) -> int | None:
         """When there is something to be done. None: never, or when a consumer has taken some of what came back."""
@@ -55,16 +65,36 @@ class Waiting:
             return
         due = self._timetable.take(self._broker.now_ms, TIMER_MESSAGES_MAX)
         for waiting in due:
-            if waiting.attempts == _DEAD:
-                if not place(self._queue.vhost, waiting.envelope, waiting.content):
-                    again = Message(
-                        waiting.envelope, waiting.content, position_sequence(waiting.position), 0, UNSTORED
-                    )
-                    self.keep(again)
+            kind = position_kind(waiting.position)
+            if kind == _RELAYED:
+                leave_chain(self._queue, waiting, self._broker.now_ms)
+            elif kind == _DEAD:
+                self._place(waiting)
             else:
                 self._bring_back(waiting)
         if due:
             self._timetable.remove(due)
+
+    def recall(self, drop: bool = False) -> int:
+        """Somebody wants to see what the queue has: what is on its way through a chain is ready here now. With `drop`
+        it is gone instead. Returns how many these were."""
+        others: list[Message] = []
+        count = 0
+        while waiting := self._timetable.take(_END_OF_TIME, TIMER_MESSAGES_MAX):
+            relayed = [message for message in waiting if position_kind(message.position) == _RELAYED]
+            others += [message for message in waiting if position_kind(message.position) != _RELAYED]
+            if not drop:
+                for message in relayed:
+                    self._queue.publish_here(message.envelope, message.content)
+            self._timetable.remove(relayed)
+            count += len(relayed)
+        for message in others:
+            self._timetable.put_back(message)
+        return count
+
+    def _place(self, letter: Message) -> None:
+        if not place(self._queue.vhost, letter.envelope, letter.content):
+            self.keep(letter)
 
     def _bring_back(self, waiting: Message) -> None:
         queue = self._queue

@@ -45,6 +45,18 @@ class QueueArguments:
         does not drop messages by itself)."""
         return self.dead_letter_strategy == "at-least-once" and self.overflow == "reject-publish"
 
+    @property
+    def only_delays(self) -> bool:
+        """Without consumers, each message leaves for somewhere else when its time is over, and not before."""
+        return (
+            self.message_ttl_ms is not None
+            and self.dead_letter_exchange is not None
+            and self.max_length is None
+            and self.max_length_bytes is None
+            and self.max_priority is None
+            and self.retry_min_ms is None
+        )
+
     def retry_delay_ms(self, attempts: int, failed: bool) -> int:
         """How long a message that came back waits, having come back `attempts` times; 0 when it does not. `failed`:
         it was tried (Outcome.RETURN), else it was not."""

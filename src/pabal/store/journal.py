@@ -13,14 +13,15 @@ from pabal.store.record import encode_record
 
 _PREFIX = Struct(">Q")
 _POSITION = Struct(">Q")
-_WIDE_POSITION = Struct(">QQ")
-_WIDE_SHIFT: Final = 64
+_TIMED_POSITION = Struct(">QBQ")
+_KIND_SHIFT: Final = 64
+_TIME_SHIFT: Final = 72
 _WAITING: Final = 1 << 63
 
 
 def message_key(queue_id: int, position: int) -> bytes:
     """The key of a message: sorts by queue, then by place in it."""
-    return _PREFIX.pack(queue_id) + (_pack_wide(position) if position >> _WIDE_SHIFT else _POSITION.pack(position))
+    return _PREFIX.pack(queue_id) + (_pack_timed(position) if position >> _TIME_SHIFT else _POSITION.pack(position))
 
 
 def waiting_id(queue_id: int) -> int:
@@ -33,23 +34,29 @@ def owner_id(queue_id: int) -> int:
     return queue_id & ~_WAITING
 
 
-def timed_position(at_ms: int, sequence: int) -> int:
-    """A place in a range sorted by time: `at_ms` (since the epoch, above 0) first, then `sequence` (64 bits)."""
-    return at_ms << _WIDE_SHIFT | sequence
+def timed_position(at_ms: int, sequence: int, kind: int = 0) -> int:
+    """A place in a range that is sorted by time: `at_ms` (since the epoch, above 0), then `kind` (what it is that
+    waits, 8 bits), then `sequence` (64 bits)."""
+    return at_ms << _TIME_SHIFT | kind << _KIND_SHIFT | sequence
 
 
 def position_ms(position: int) -> int:
     """The time in such a place."""
-    return position >> _WIDE_SHIFT
+    return position >> _TIME_SHIFT
+
+
+def position_kind(position: int) -> int:
+    """The kind in it."""
+    return position >> _KIND_SHIFT & 0xFF
 
 
 def position_sequence(position: int) -> int:
     """The sequence in it."""
-    return position & (1 << _WIDE_SHIFT) - 1
+    return position & (1 << _KIND_SHIFT) - 1
 
 
-def _pack_wide(position: int) -> bytes:
-    return _WIDE_POSITION.pack(position >> _WIDE_SHIFT, position & (1 << _WIDE_SHIFT) - 1)
+def _pack_timed(position: int) -> bytes:
+    return _TIMED_POSITION.pack(position_ms(position), position_kind(position), position_sequence(position))
 
 
 class QueueState(NamedTuple):
@@ -239,6 +246,11 @@ class QueueLog:
         if not self._dirty:
             self._touch()
 
+    def keep_position(self) -> None:
+        """Positions up to `next_position` are in use, also if nothing is stored there now."""
+        if not self._dirty:
+            self._touch()
+
     def forget(self, count: int, body_bytes: int = 0, first: int = 0) -> None:
         """`count` messages of this queue were dropped as a range that begins at `first`."""
         self.count -= count
@@ -254,7 +266,7 @@ class QueueLog:
         if self.dropped:
             return
         prefix = self.prefix
-        pack = _pack_wide if self.timed else _POSITION.pack
+        pack = _pack_timed if self.timed else _POSITION.pack
         before = len(batch.puts)
         put = batch.puts.append
         leases = self.counts_attempts
