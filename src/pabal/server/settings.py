@@ -35,6 +35,10 @@ class Settings:
     message_bytes_max: int = limits.MESSAGE_BYTES_MAX
     connections_max: int = 10_000
     """Connections at once; further ones are closed at once."""
+    disk_free_bytes_min: int = limits.DISK_FREE_BYTES_MIN
+    """With less than this free, publishers are blocked; 0: never."""
+    memory_bytes_max: int = 0
+    """With more than this used, publishers are blocked; 0: never."""
     vhosts: tuple[str, ...] = ("/",)
     """Made when missing."""
     users: Mapping[str, str] = field(default_factory=dict)
@@ -49,6 +53,8 @@ _RANGES = {
     "heartbeat_seconds": (0, 65_535),
     "message_bytes_max": (1, 512 * 1024 * 1024),
     "connections_max": (1, 1_000_000),
+    "disk_free_bytes_min": (0, 2**63 - 1),
+    "memory_bytes_max": (0, 2**63 - 1),
 }
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 
