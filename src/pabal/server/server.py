@@ -17,6 +17,7 @@ from pathlib import Path
 from pabal import __version__
 from pabal.broker.access import Access
 from pabal.broker.broker import Broker
+from pabal.model.compatibility import COMPATIBILITIES
 from pabal.model.definitions import UserDefinition
 from pabal.model.errors import StoreError
 from pabal.model.limits import RESOURCES_CHECK_SECONDS, SHUTDOWN_SECONDS_MAX
@@ -54,6 +55,9 @@ class Server:
         self._started_s = time.time() - time.monotonic()
         self.now_ms = self._clock_ms()
         self._broker = Broker(store, self.now_ms, lambda: secrets.token_urlsafe(16))
+        compatibility = COMPATIBILITIES[settings.compat]
+        self._broker.counts_releases = compatibility.counts_releases
+        self._broker.transient_queues = compatibility.transient_queues
         self._prepare(settings)
         self._access = Access(self._broker, secrets.token_bytes(32))
         self._container = Amqp091Container()
@@ -64,6 +68,7 @@ class Server:
             settings.message_bytes_max,
             __version__,
             f"Python {platform.python_version()}",
+            compatibility,
         )
         self.turn = Turn(self._broker, store, self._run_commit, self.fatal)
         self._in_turn = False

@@ -49,13 +49,13 @@ class Amqp091Session:
         "_lost_track",
         "_received_ms",
         "_scanner",
-        "_settings",
         "_wants_blocked",
         "_wants_failure_close",
         "broker",
         "container",
         "frame_bytes_max",
         "output",
+        "settings",
         "state",
         "user",
         "vhost",
@@ -81,7 +81,7 @@ class Amqp091Session:
         self.wants_cancel_notify = False
         self._access = access
         self._alarmed = False  # it published during an alarm, and is not read until that is over
-        self._settings = settings
+        self.settings = settings
         self._log = log
         self._loopback = loopback
         self._header = b""
@@ -96,7 +96,7 @@ class Amqp091Session:
         self._lost_track = False  # where frames begin is not known any more: only the end of the stream counts
         self._scanner = Scanner(
             self,
-            settings.frame_bytes_max,
+            settings.compatibility.handshake_frame_bytes_max or settings.frame_bytes_max,
             settings.message_bytes_max,
             ASSEMBLY_MESSAGES_MAX * settings.message_bytes_max,
         )
@@ -252,7 +252,7 @@ class Amqp091Session:
         if open_channel is not None:
             fault = ChannelFault(
                 codes.PRECONDITION_FAILED,
-                f"message size {body_bytes} is larger than configured max size {self._settings.message_bytes_max}",
+                f"message size {body_bytes} is larger than configured max size {self.settings.message_bytes_max}",
             )
             self._fail_channel(open_channel, m.BASIC_PUBLISH, fault)
 
@@ -268,7 +268,7 @@ class Amqp091Session:
         self.state = "start"
         self.output.write(
             m.encode_method(
-                0, m.CONNECTION_START, 0, 9, server_properties(self._settings), " ".join(MECHANISMS), "en_US"
+                0, m.CONNECTION_START, 0, 9, server_properties(self.settings), " ".join(MECHANISMS), "en_US"
             )
         )
 
@@ -317,7 +317,7 @@ class Amqp091Session:
             return
         self.user = name
         self.state = "tune"
-        settings = self._settings
+        settings = self.settings
         self.output.write(
             m.encode_method(
                 0,
@@ -329,7 +329,7 @@ class Amqp091Session:
         )
 
     def _tune(self, channel_max: int, frame_bytes_max: int, heartbeat_seconds: int) -> None:
-        check_tune(self._settings, channel_max, frame_bytes_max)
+        check_tune(self.settings, channel_max, frame_bytes_max)
         self._channel_max = channel_max
         self.frame_bytes_max = self._scanner.frame_bytes_max = frame_bytes_max
         self._heartbeat_ms = heartbeat_seconds * 1000
