@@ -91,10 +91,12 @@ class BrokerProcess(BrokerAddress):
         port: int | None = None,
         arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        program: Sequence[str] = ("-m", "pabal"),
     ) -> None:
         super().__init__(port or free_port())
         self.directory = directory
         self.data = directory / "data"
+        self.program = list(program)
         self.arguments = list(arguments)
         self.environment = dict(environment or {})
         self.log_path = directory / "broker.log"
@@ -118,7 +120,7 @@ class BrokerProcess(BrokerAddress):
             "PYTHONUNBUFFERED": "1",
             **self.environment,
         }
-        command = [sys.executable, "-m", "pabal", "serve", "--port", str(self.port), "--data", str(self.data)]
+        command = [sys.executable, *self.program, "serve", "--port", str(self.port), "--data", str(self.data)]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 command + self.arguments,

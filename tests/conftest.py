@@ -60,7 +60,7 @@ def start_broker(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Cal
 
     def start(**options: object) -> BrokerProcess:
         directory = tmp_path / f"broker-{len(started)}"
-        directory.mkdir()
+        directory.mkdir(exist_ok=True)
         process = BrokerProcess(directory, **options)  # type: ignore[arg-type]
         started.append(process)
         _watched(request.node).append((process, 0))

@@ -100,6 +100,9 @@ class Recorder:
     def on_oversized(self, channel: int, body_bytes: int) -> None:
         self.calls.append(("oversized", channel, body_bytes))
 
+    def on_publish_held(self) -> None:
+        self.calls.append(("held",))
+
 
 def scan(pieces: Iterable[bytes], assembly_bytes_max: int = UNLIMITED) -> Outcome:
     recorder = Recorder()
@@ -469,6 +472,30 @@ def test_a_paused_scanner_says_nothing_and_goes_on_where_it_was(step: int) -> No
     assert recorder.calls == obvious(data)[0]
     assert not scanner.waiting_bytes
     assert pauses >= 5 if step > 1 else pauses
+
+
+@pytest.mark.parametrize("step", [1, 10, 1_000_000])
+@pytest.mark.parametrize("name", CASES)
+def test_publishes_can_be_held(name: str, step: int) -> None:
+    """Everything before the first of them is scanned, then nothing until they are held no more."""
+    data = b"".join(CASES[name])
+    calls = obvious(data)[0]
+    recorder = Recorder()
+    scanner = Scanner(recorder, FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, UNLIMITED)
+    scanner.receive(b"".join(publish(9, 50) * 3))  # so that it knows a run
+    recorder.calls.clear()
+    scanner.hold_publishes(True)
+    for at in range(0, len(data), step):
+        scanner.receive(data[at : at + step])
+    publishes = BASIC_PUBLISH in data
+    assert scanner.paused == publishes
+    before = [call for call in recorder.calls if call != ("held",)]
+    assert before == [call for call in calls[: len(before)] if call[0] not in ("publish", "oversized")]
+    assert len(recorder.calls) == len(before) + publishes
+    scanner.hold_publishes(False)
+    scanner.paused = False
+    scanner.receive(b"")
+    assert [call for call in recorder.calls if call != ("held",)] == calls
 
 
 # --- After an error --------------------------------------------------------------------------------------------

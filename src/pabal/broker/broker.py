@@ -50,6 +50,10 @@ class Broker:
         self.scheduled: list[Queue] = []
         self.waiters: dict[Waiter, int] = {}
         self.random_token = random_token
+        self.alarms: tuple[str, ...] = ()
+        """What the machine has too little of, "disk" or "memory": publishers are to be made to wait."""
+        self.transient_queues = True
+        """A queue may be neither durable nor exclusive (RabbitMQ before 4.3)."""
         self.counts_releases = True
         """A message that comes back without having been tried counts as attempted (RabbitMQ before 4.3)."""
         self._dead_letters = DeadLetters()

@@ -20,7 +20,15 @@ from pabal.model.definitions import (
     VhostLimitsDefinition,
     canonical,
 )
-from pabal.model.errors import AccessRefused, InvalidCommand, Locked, NotAllowed, NotFound, PreconditionFailed
+from pabal.model.errors import (
+    AccessRefused,
+    Deprecated,
+    InvalidCommand,
+    Locked,
+    NotAllowed,
+    NotFound,
+    PreconditionFailed,
+)
 from pabal.model.limits import ROUTES_CACHED_MAX
 from pabal.model.message import Envelope
 from pabal.store.journal import QueueState
@@ -321,6 +329,8 @@ class Vhost:
                 f"cannot declare queue '{name}': queue limit in vhost '{self.name}' ({self.limits.max_queues}) "
                 f"is reached"
             )
+        if not (durable or exclusive or self.broker.transient_queues):
+            raise Deprecated("transient_nonexcl_queues")
         definition = QueueDefinition(self.name, name, self.broker.next_queue_id(), durable, auto_delete, arguments)
         queue = self.add_queue(definition, None, owner if exclusive else None)
         if exclusive:

@@ -32,6 +32,7 @@ def main() -> None:
 @click.option("--data", type=click.Path(file_okay=False), help="Data directory.  [default: ./pabal-data]")
 @click.option("--memory", is_flag=True, default=None, help="Keep nothing on disk.")
 @click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="A TOML file with settings.")
+@click.option("--compat", help="Stand for rabbitmq-3.12 or rabbitmq-4.3.  [default: rabbitmq-3.12]")
 @click.option("--log-level", help="debug, info, warning or error.  [default: info]")
 def serve(config: Path | None, **given: Any) -> None:
     """Start the broker. Settings come from the command line, PABAL_* variables, then --config."""

@@ -25,6 +25,17 @@ class InvalidCommand(BrokerError):
     """No broker could do this: an unknown exchange type."""
 
 
+class Deprecated(BrokerError):
+    """Older releases did it; the one that the broker stands for does not."""
+
+    def __init__(self, feature: str) -> None:
+        super().__init__(
+            f"Feature `{feature}` is deprecated.\nBy default, this feature is not permitted anymore.\nThe feature "
+            f"will be removed from a future major RabbitMQ version, regardless of the configuration; actual version "
+            f"to be determined.\nTo use it, let the broker stand for an older release."
+        )
+
+
 class NotAllowed(BrokerError):
     """Not for this user."""
 

@@ -102,6 +102,12 @@ TIMER_MESSAGES_MAX: Final = 2048
 DEAD_LETTER_RETRY_MS: Final = 10_000
 """How soon a dead letter that had no place to go, and must not be dropped, is tried again."""
 
+DISK_FREE_BYTES_MIN: Final = 50_000_000
+"""With less than this free on the disk of the data directory nothing published is taken (setting)."""
+
+RESOURCES_CHECK_SECONDS: Final = 5
+"""How often free disk space and used memory are looked at."""
+
 # --- Store ---------------------------------------------------------------------------------------------------
 MAP_BYTES: Final = 64 * 1024**3
 """Address space reserved for the data file at first; doubled when it is full."""

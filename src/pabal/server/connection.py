@@ -114,6 +114,10 @@ class Connection(asyncio.Protocol):
         self._guarded(self.session.unblock)
         self.after_input()
 
+    def heed_alarms(self) -> None:
+        self._guarded(self.session.heed_alarms)
+        self.after_input()
+
     def after_input(self) -> None:
         """Closes, stops reading or reads on, as the session's state asks for."""
         if self.session.closed:
@@ -134,6 +138,8 @@ class Connection(asyncio.Protocol):
             elif now_ms - self._closed_at_ms > CLOSE_SECONDS_MAX * 1000:
                 self._transport.abort()
         else:
+            if self._server.overloaded:
+                self.session.excuse_silence()
             self.session.tick(now_ms)
             self.after_input()
 

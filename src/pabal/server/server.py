@@ -17,11 +17,13 @@ from pathlib import Path
 from pabal import __version__
 from pabal.broker.access import Access
 from pabal.broker.broker import Broker
+from pabal.model.compatibility import COMPATIBILITIES
 from pabal.model.definitions import UserDefinition
 from pabal.model.errors import StoreError
-from pabal.model.limits import SHUTDOWN_SECONDS_MAX
+from pabal.model.limits import RESOURCES_CHECK_SECONDS, SHUTDOWN_SECONDS_MAX
 from pabal.model.passwords import hash_password
 from pabal.server.connection import Connection
+from pabal.server.resources import shortages
 from pabal.server.settings import Settings
 from pabal.server.turn import Turn
 from pabal.session.amqp091.connection import Amqp091Session
@@ -53,6 +55,9 @@ class Server:
         self._started_s = time.time() - time.monotonic()
         self.now_ms = self._clock_ms()
         self._broker = Broker(store, self.now_ms, lambda: secrets.token_urlsafe(16))
+        compatibility = COMPATIBILITIES[settings.compat]
+        self._broker.counts_releases = compatibility.counts_releases
+        self._broker.transient_queues = compatibility.transient_queues
         self._prepare(settings)
         self._access = Access(self._broker, secrets.token_bytes(32))
         self._container = Amqp091Container()
@@ -63,6 +68,7 @@ class Server:
             settings.message_bytes_max,
             __version__,
             f"Python {platform.python_version()}",
+            compatibility,
         )
         self.turn = Turn(self._broker, store, self._run_commit, self.fatal)
         self._in_turn = False
@@ -75,6 +81,7 @@ class Server:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ms = 0
         self._overloaded = False
+        self._shortages: dict[str, str] = {}
         self._stopped = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
@@ -92,6 +99,7 @@ class Server:
 
     async def start(self) -> None:
         """Listens. OSError when the address cannot be had."""
+        self._check_resources()
         self._listener = await self._loop.create_server(
             lambda: Connection(self, self._make_session), self.settings.bind, self.settings.port, backlog=1024
         )
@@ -235,6 +243,20 @@ class Server:
         self.begin_turn()
         for connection in list(self._connections):
             connection.tick(self.now_ms)
+
+    def _check_resources(self) -> None:
+        """Whether there is disk space and memory for more messages: tells the connections when that changes."""
+        self._loop.call_later(RESOURCES_CHECK_SECONDS, self._check_resources)
+        before, self._shortages = self._shortages, shortages(self.settings)
+        for name in self._shortages.keys() - before.keys():
+            self.log.warning("low on %s: publishers are blocked (%s)", name, self._shortages[name])
+        for name in before.keys() - self._shortages.keys():
+            self.log.warning("no longer low on %s", name)
+        if before.keys() != self._shortages.keys():
+            self.begin_turn()
+            self._broker.alarms = tuple(self._shortages)
+            for connection in list(self._connections):
+                connection.heed_alarms()
 
     # --- Connections ----------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pabal.model import limits
+from pabal.model.compatibility import COMPATIBILITIES
 
 
 class SettingsError(Exception):
@@ -35,6 +36,12 @@ class Settings:
     message_bytes_max: int = limits.MESSAGE_BYTES_MAX
     connections_max: int = 10_000
     """Connections at once; further ones are closed at once."""
+    disk_free_bytes_min: int = limits.DISK_FREE_BYTES_MIN
+    """With less than this free, publishers are blocked; 0: never."""
+    memory_bytes_max: int = 0
+    """With more than this used, publishers are blocked; 0: never."""
+    compat: str = "rabbitmq-3.12"
+    """The release of RabbitMQ to stand for: one of model.compatibility.COMPATIBILITIES."""
     vhosts: tuple[str, ...] = ("/",)
     """Made when missing."""
     users: Mapping[str, str] = field(default_factory=dict)
@@ -49,8 +56,10 @@ _RANGES = {
     "heartbeat_seconds": (0, 65_535),
     "message_bytes_max": (1, 512 * 1024 * 1024),
     "connections_max": (1, 1_000_000),
+    "disk_free_bytes_min": (0, 2**63 - 1),
+    "memory_bytes_max": (0, 2**63 - 1),
 }
-_LOG_LEVELS = ("debug", "info", "warning", "error")
+_CHOICES = {"log_level": ("debug", "info", "warning", "error"), "compat": tuple(COMPATIBILITIES)}
 
 
 def load_settings(file: Path | None, environment: Mapping[str, str], given: Mapping[str, Any]) -> Settings:
@@ -64,7 +73,13 @@ def load_settings(file: Path | None, environment: Mapping[str, str], given: Mapp
         if f.name != "users" and f"PABAL_{f.name.upper()}" in environment
     }
     settings = _changed(settings, variables, "the environment")
-    return _changed(settings, {k: v for k, v in given.items() if v is not None}, "the command line")
+    settings = _changed(settings, {k: v for k, v in given.items() if v is not None}, "the command line")
+    least = COMPATIBILITIES[settings.compat].frame_bytes_min
+    if settings.frame_bytes_max < least:
+        raise SettingsError(
+            f"frame_bytes_max = {settings.frame_bytes_max}: {settings.compat} takes no less than {least}"
+        )
+    return settings
 
 
 def _read_file(file: Path) -> dict[str, Any]:
@@ -106,8 +121,8 @@ def _changed(settings: Settings, values: Mapping[str, Any], source: str) -> Sett
         low, high = _RANGES.get(name, (None, None))
         if low is not None and not low <= value <= high:
             raise SettingsError(f"{source}: {name} = {value}: expected {low} to {high}")
-        if name == "log_level" and value not in _LOG_LEVELS:
-            raise SettingsError(f"{source}: log_level = {value!r}: expected one of {', '.join(_LOG_LEVELS)}")
+        if name in _CHOICES and value not in _CHOICES[name]:
+            raise SettingsError(f"{source}: {name} = {value!r}: expected one of {', '.join(_CHOICES[name])}")
         if name == "users":
             _check_users(value, source)
         checked[name] = value

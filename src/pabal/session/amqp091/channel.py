@@ -192,10 +192,11 @@ class Channel:
     # --- Consuming ------------------------------------------------------------------------------------------
 
     def basic_qos(self, size: int, count: int, of_channel: bool) -> None:
-        """RabbitMQ's reading: without `global` for each consumer started later, with it for all of the channel."""
+        """RabbitMQ's reading: without `global` for each consumer started later, with it for all of the channel; 4.3
+        has the former only, and takes the latter for it."""
         if size:
             raise WireError(NOT_IMPLEMENTED, f"prefetch_size!=0 ({size})")
-        if of_channel:
+        if of_channel and self.session.settings.compatibility.shared_prefetch:
             self.prefetch = count
             for consumer in self.consumers.values():
                 consumer.shared_credit = count > 0

@@ -37,6 +37,7 @@ class Amqp091Session:
 
     __slots__ = (
         "_access",
+        "_alarmed",
         "_begun_ms",
         "_channel_max",
         "_channels",
@@ -48,12 +49,13 @@ class Amqp091Session:
         "_lost_track",
         "_received_ms",
         "_scanner",
-        "_settings",
+        "_wants_blocked",
         "_wants_failure_close",
         "broker",
         "container",
         "frame_bytes_max",
         "output",
+        "settings",
         "state",
         "user",
         "vhost",
@@ -78,7 +80,8 @@ class Amqp091Session:
         self.frame_bytes_max = settings.frame_bytes_max
         self.wants_cancel_notify = False
         self._access = access
-        self._settings = settings
+        self._alarmed = False  # it published during an alarm, and is not read until that is over
+        self.settings = settings
         self._log = log
         self._loopback = loopback
         self._header = b""
@@ -88,11 +91,12 @@ class Amqp091Session:
         self._heartbeat_ms = 0
         self._begun_ms = broker.now_ms
         self._received_ms = broker.now_ms
+        self._wants_blocked = False
         self._wants_failure_close = False
         self._lost_track = False  # where frames begin is not known any more: only the end of the stream counts
         self._scanner = Scanner(
             self,
-            settings.frame_bytes_max,
+            settings.compatibility.handshake_frame_bytes_max or settings.frame_bytes_max,
             settings.message_bytes_max,
             ASSEMBLY_MESSAGES_MAX * settings.message_bytes_max,
         )
@@ -106,7 +110,8 @@ class Amqp091Session:
 
     @property
     def blocked(self) -> bool:
-        """Nothing more is to be read: an answer waits for the disk, or answers for the peer to read them."""
+        """Nothing more is to be read: an answer waits for the disk, or answers for the peer to read them, or what the
+        peer publishes for an alarm to end."""
         return self._scanner.paused
 
     def unblock(self) -> None:
@@ -121,9 +126,34 @@ class Amqp091Session:
 
     def _go_on(self) -> None:
         output = self.output
-        if self._scanner.paused and not output.awaits_commit and not output.stalled and self.state != "closed":
+        held = output.awaits_commit or output.stalled or self._alarmed
+        if self._scanner.paused and not held and self.state != "closed":
             self._scanner.paused = False
             self._scan(b"")
+
+    def heed_alarms(self) -> None:
+        """The broker's alarms have changed. Like RabbitMQ it blocks only who publishes meanwhile, and does not take
+        what was published; it tells the peers that asked to be told (connection.blocked)."""
+        if self.state != "open":
+            return
+        alarms = self.broker.alarms
+        self._scanner.hold_publishes(bool(alarms))
+        if self._alarmed and not alarms:
+            self._alarmed = False
+            if self._wants_blocked:
+                self.output.write(m.encode_method(0, m.CONNECTION_UNBLOCKED))
+            self._go_on()
+
+    def on_publish_held(self) -> None:
+        """See wire.frames.Receiver."""
+        self._alarmed = True
+        if self._wants_blocked:
+            reason = "low on " + " & ".join(self.broker.alarms)
+            self.output.write(m.encode_method(0, m.CONNECTION_BLOCKED, reason))
+
+    def excuse_silence(self) -> None:
+        """The peer was not read, so that it cannot be blamed for saying nothing."""
+        self._received_ms = self.broker.now_ms
 
     # --- Input ----------------------------------------------------------------------------------------------
 
@@ -222,7 +252,7 @@ class Amqp091Session:
         if open_channel is not None:
             fault = ChannelFault(
                 codes.PRECONDITION_FAILED,
-                f"message size {body_bytes} is larger than configured max size {self._settings.message_bytes_max}",
+                f"message size {body_bytes} is larger than configured max size {self.settings.message_bytes_max}",
             )
             self._fail_channel(open_channel, m.BASIC_PUBLISH, fault)
 
@@ -238,7 +268,7 @@ class Amqp091Session:
         self.state = "start"
         self.output.write(
             m.encode_method(
-                0, m.CONNECTION_START, 0, 9, server_properties(self._settings), " ".join(MECHANISMS), "en_US"
+                0, m.CONNECTION_START, 0, 9, server_properties(self.settings), " ".join(MECHANISMS), "en_US"
             )
         )
 
@@ -264,6 +294,7 @@ class Amqp091Session:
         capabilities = properties.get("capabilities")
         if isinstance(capabilities, dict):
             self.wants_cancel_notify = capabilities.get("consumer_cancel_notify") is True
+            self._wants_blocked = capabilities.get("connection.blocked") is True
             self._wants_failure_close = capabilities.get("authentication_failure_close") is True
         if mechanism not in MECHANISMS:
             self._log(f"refused: unknown authentication mechanism {mechanism[:100]!r}")
@@ -286,7 +317,7 @@ class Amqp091Session:
             return
         self.user = name
         self.state = "tune"
-        settings = self._settings
+        settings = self.settings
         self.output.write(
             m.encode_method(
                 0,
@@ -298,7 +329,7 @@ class Amqp091Session:
         )
 
     def _tune(self, channel_max: int, frame_bytes_max: int, heartbeat_seconds: int) -> None:
-        check_tune(self._settings, channel_max, frame_bytes_max)
+        check_tune(self.settings, channel_max, frame_bytes_max)
         self._channel_max = channel_max
         self.frame_bytes_max = self._scanner.frame_bytes_max = frame_bytes_max
         self._heartbeat_ms = heartbeat_seconds * 1000
@@ -317,6 +348,7 @@ class Amqp091Session:
         self.vhost = vhost
         self.state = "open"
         self.output.write(m.encode_method(0, m.CONNECTION_OPEN_OK))
+        self.heed_alarms()
         self._log(f"opened vhost '{name}' as user '{self.user}'")
 
     # --- Channels -------------------------------------------------------------------------------------------
@@ -390,6 +422,7 @@ class Amqp091Session:
         self.state = "closing"
         self._begun_ms = self.broker.now_ms
         self.output.forget_held()
+        self._alarmed = False
         self._scanner.close()
         self._scanner.paused = self.output.stalled
         self.output.write(m.encode_method(0, m.CONNECTION_CLOSE, error.code, text, error.class_id, error.method_id))
@@ -441,6 +474,8 @@ class Amqp091Session:
                 self._log(f"closed: handshake not finished within {HANDSHAKE_SECONDS_MAX} s")
                 self._end()
         elif self._heartbeat_ms:
+            if self._alarmed or self.output.awaits_commit:
+                self.excuse_silence()
             if now_ms - self._received_ms > 2 * self._heartbeat_ms:
                 self._log(f"closed: no heartbeat within {2 * self._heartbeat_ms // 1000} s")
                 self._end()

@@ -26,4 +26,5 @@ CHANNEL_CODES: Final[dict[type[Exception], int]] = {
 CONNECTION_CODES: Final[dict[type[Exception], int]] = {
     errors.InvalidCommand: codes.COMMAND_INVALID,
     errors.NotAllowed: codes.NOT_ALLOWED,
+    errors.Deprecated: codes.INTERNAL_ERROR,
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from pabal.model.limits import FRAME_BYTES_MIN
 from pabal.session.amqp091.settings import SessionSettings
 from pabal.wire.amqp091 import methods as m
 from pabal.wire.amqp091.errors import NOT_ALLOWED, SYNTAX_ERROR, WireError
@@ -38,7 +37,6 @@ STATES: Final[dict[str, frozenset[int]]] = {
 
 
 COMPATIBLE_PRODUCT: Final = "RabbitMQ"
-COMPATIBLE_VERSION: Final = "3.12.14"
 """Clients look at product and version to know how basic.qos is read (kombu) and what there is: what this broker
 is compatible with, then. `information` and `pabal` say what it is."""
 
@@ -53,7 +51,7 @@ def server_properties(settings: SessionSettings) -> dict[str, Any]:
         "pabal": settings.version,
         "platform": settings.platform,
         "product": COMPATIBLE_PRODUCT,
-        "version": COMPATIBLE_VERSION,
+        "version": settings.compatibility.version,
     }
 
 
@@ -73,15 +71,15 @@ def read_credentials(mechanism: str, response: bytes) -> tuple[str, str]:
 
 def check_tune(settings: SessionSettings, channel_max: int, frame_bytes_max: int) -> None:
     """§1.4.2.6. As in RabbitMQ, 0 asks for no limit, and more than was proposed is refused with NOT_ALLOWED."""
+    least = settings.compatibility.frame_bytes_min
+    if 0 < frame_bytes_max < least:
+        raise WireError(
+            NOT_ALLOWED, f"negotiated frame_max = {frame_bytes_max} is lower than the minimum allowed value ({least})"
+        )
     for name, asked, most in (
-        ("channel_max", channel_max, settings.channel_max),
         ("frame_max", frame_bytes_max, settings.frame_bytes_max),
+        ("channel_max", channel_max, settings.channel_max),
     ):
         if asked == 0 or asked > most:
             shown = f"{name} = {asked} (no limit)" if asked == 0 else f"{name} = {asked}"
             raise WireError(NOT_ALLOWED, f"negotiated {shown} is higher than the maximum allowed value ({most})")
-    if frame_bytes_max < FRAME_BYTES_MIN:
-        raise WireError(
-            NOT_ALLOWED,
-            f"negotiated frame_max = {frame_bytes_max} is lower than the minimum allowed value ({FRAME_BYTES_MIN})",
-        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pabal.model import limits
+from pabal.model.compatibility import RABBITMQ_3_12, Compatibility
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,3 +18,4 @@ class SessionSettings:
     message_bytes_max: int = limits.MESSAGE_BYTES_MAX
     version: str = "0"
     platform: str = "Python"
+    compatibility: Compatibility = RABBITMQ_3_12

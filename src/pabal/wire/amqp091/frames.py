@@ -42,6 +42,7 @@ _U32: Final = Struct(">I")
 _U64: Final = Struct(">Q")
 _CONTENT_HEAD: Final = Struct(">BHIHHQ")  # frame head, then class id, weight, body size
 _ACK_TAIL: Final = Struct(">QBB")
+_PUBLISH_IDS: Final = _U32.pack(BASIC_PUBLISH.key)
 _HEADER_PAYLOAD_MIN: Final = 14
 _BODY_SIZE_AT: Final = 11
 """Where a content header frame has its body size: behind the frame's head, class id and weight."""
@@ -67,6 +68,9 @@ class Receiver(Protocol):
 
     def on_ack_multiple(self, channel: int, tag: int) -> None:
         """basic.ack of all up to `tag`."""
+
+    def on_publish_held(self) -> None:
+        """Scanning stopped before a publish or a part of one, as `Scanner.hold_publishes` asked for."""
 
     def on_oversized(self, channel: int, body_bytes: int) -> None:
         """A content's header announces more than `message_bytes_max`. Its body will be skipped."""
@@ -119,6 +123,7 @@ class Scanner:
         self._ack_head = b""
         self._ack_channel = 0
         self._closing = False
+        self._holding = False
 
     @property
     def waiting_bytes(self) -> int:
@@ -161,6 +166,11 @@ class Scanner:
         self._start = self._ack_head = b""
         self._assemblies.clear()
         self._assembly_bytes = 0
+
+    def hold_publishes(self, holding: bool) -> None:
+        """From now on stop, `paused`, before the next basic.publish or frame of a content; or do so no more."""
+        self._holding = holding
+        self._start = b""
 
     def forget_channel(self, channel: int) -> None:
         """The channel is gone, and what was unfinished on it."""
@@ -249,6 +259,10 @@ class Scanner:
         if self._closing:
             self._scan_closing(buffer, pos, stop)
             return stop
+        if self._holding and (kind in (FRAME_HEADER, FRAME_BODY) or buffer.startswith(_PUBLISH_IDS, pos + 7)):
+            self.paused = True
+            self._receiver.on_publish_held()
+            return pos
         if kind == FRAME_METHOD:
             return self._scan_method(buffer, pos, stop, end, channel, size)
         if kind == FRAME_HEADER:
