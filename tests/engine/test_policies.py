@@ -373,6 +373,12 @@ def test_a_queue_that_nothing_changes_for_does_not_notice(engine: Engine, monkey
 # --- Bytes -------------------------------------------------------------------------------------------------------
 
 
+def publish_singly(engine: Engine, names: str) -> None:
+    """So that with small windows the later ones are on disk once they are committed."""
+    for name in names:
+        engine.publish(name)
+
+
 def body_bytes(queue: Queue) -> int:
     return sum(m.envelope.container.body_bytes(m.content) for m in queue.backlog.scan())
 
@@ -384,9 +390,9 @@ def test_a_limit_in_bytes_counts_what_is_there_on_disk_too(
 ) -> None:
     with small_windows():
         queue = engine.queue(**priorities)
-        engine.publish(*LETTERS[:committed])
+        publish_singly(engine, LETTERS[:committed])
         engine.commit()
-        engine.publish(*LETTERS[committed:])
+        publish_singly(engine, LETTERS[committed:])
         engine.turn()
         size = body_bytes(queue) // len(LETTERS)
         put(engine, max_length_bytes=3 * size)
@@ -400,6 +406,20 @@ def test_a_limit_in_bytes_counts_what_is_there_on_disk_too(
         assert (queue.ready, queue.body_bytes, queue.log.body_bytes) == (3, 3 * size, 3 * size)
         engine.publish("k")
         assert engine.names() == list("ijk")
+
+
+def test_what_is_on_disk_already_and_in_memory_still_is_counted_once(engine: Engine) -> None:
+    with small_windows():
+        queue = engine.queue()
+        publish_singly(engine, LETTERS[:5])
+        engine.commit()
+        publish_singly(engine, LETTERS[5:])
+        engine.store.begin()
+        engine.store.finish()
+        put(engine, max_length_bytes=10**6)
+        size = queue.body_bytes
+        engine.store.done()
+        assert size == body_bytes(queue)
 
 
 def test_the_count_is_in_the_commit_that_the_policy_is_in(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -419,7 +439,7 @@ def test_the_count_is_in_the_commit_that_the_policy_is_in(engine: Engine, monkey
 def test_what_is_leased_is_counted_at_the_next_start(engine: Engine, settled: bool) -> None:
     with small_windows():
         queue = engine.queue()
-        engine.publish(*LETTERS)
+        publish_singly(engine, LETTERS)
         engine.commit()
         consumer = TakingConsumer(queue, "get")
         messages = [message for message in (queue.get(consumer), queue.get(consumer)) if message is not None]
@@ -436,6 +456,22 @@ def test_what_is_leased_is_counted_at_the_next_start(engine: Engine, settled: bo
         assert queue.ready == left
         engine.publish("i")
         assert engine.names() == list("cdefghi") if settled else list("bcdefghi")
+
+
+def test_a_purge_while_the_store_is_not_counted(engine: Engine) -> None:
+    with small_windows():
+        queue = engine.queue()
+        publish_singly(engine, LETTERS)
+        engine.commit()
+        queue.get(TakingConsumer(queue, "get"))
+        put(engine, max_length_bytes=10**6)
+        queue.purge()
+        assert (queue.ready, queue.body_bytes) == (0, 0)
+        engine.commit()
+        engine.restart()
+        queue = engine.vhost.queues["q"]
+        assert queue.body_bytes == queue.log.body_bytes == body_bytes(queue) > 0
+        assert queue.ready == 1
 
 
 def test_a_count_that_was_given_up_is_not_believed_later(engine: Engine) -> None:
