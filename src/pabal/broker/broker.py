@@ -151,18 +151,19 @@ class Broker:
             raise NotFound("Parameter does not exist")
         self.change_policies([], [policy])
 
-    def set_vhost_limits(self, vhost: str, limits: Mapping[str, Any], from_settings: bool = False) -> None:
+    def set_vhost_limits(self, vhost: str, limits: Mapping[str, Any]) -> None:
         """Sets "max-connections" and "max-queues"; one that is left out or below zero is no limit. What is there
         already stays. InvalidParameter, NotFound."""
         checked = check_vhost_limits(limits)
-        definition = VhostLimitsDefinition(
-            vhost, checked.get("max-connections"), checked.get("max-queues"), from_settings
-        )
-        self.vhost(vhost).limits = definition
-        if checked:
-            self.store.journal.define(definition)
+        self.put_vhost_limits(VhostLimitsDefinition(vhost, checked.get("max-connections"), checked.get("max-queues")))
+
+    def put_vhost_limits(self, limits: VhostLimitsDefinition) -> None:
+        """The same with limits that were checked."""
+        self.vhost(limits.vhost).limits = limits
+        if limits == VhostLimitsDefinition(limits.vhost):
+            self.store.journal.undefine(limits)
         else:
-            self.store.journal.undefine(definition)
+            self.store.journal.define(limits)
 
     def put_user(self, user: UserDefinition) -> None:
         """Adds the user or changes it."""

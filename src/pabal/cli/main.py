@@ -10,6 +10,7 @@ import platform
 import secrets
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,18 +52,20 @@ def serve(config: Path | None, **given: Any) -> None:
     from pabal.model.errors import StoreError
 
     try:
-        _run(settings)
+        _run(settings, None if config is None else lambda: load_settings(config, os.environ, given))
+    except SettingsError as error:
+        _die(str(error), 2)
     except StoreError as error:
         _die(str(error), 1)
 
 
-def _run(settings: Any) -> None:
+def _run(settings: Any, reread: Callable[[], Any] | None) -> None:
     from pabal.server.server import Server, open_store
 
     store = open_store(settings)
 
     async def run() -> None:
-        server = Server(settings, store, logging.getLogger("pabal"))
+        server = Server(settings, store, logging.getLogger("pabal"), reread)
         try:
             await server.start()
         except OSError as error:

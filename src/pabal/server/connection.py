@@ -18,6 +18,11 @@ _JOINED_BYTES_MAX = 256 * 1024
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 
 
+def printable(text: str) -> str:
+    """For one line of the log, whatever names there are in it."""
+    return text.translate(_CONTROLS)
+
+
 class Connection(asyncio.Protocol):
     """One client's connection. `make_session` is called when it is made, with whether the peer is on this
     machine."""
@@ -152,8 +157,7 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def log(self, event: str) -> None:
-        """One line, whatever names the peer chose."""
-        self._server.log.info("%s %s", self.peer, event.translate(_CONTROLS))
+        self._server.log.info("%s %s", self.peer, printable(event))
 
     def _pause_reading(self) -> None:
         if not self._reading_paused and not self._transport.is_closing():

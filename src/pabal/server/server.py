@@ -22,9 +22,10 @@ from pabal.model.definitions import UserDefinition
 from pabal.model.errors import StoreError
 from pabal.model.limits import RESOURCES_CHECK_SECONDS, SHUTDOWN_SECONDS_MAX
 from pabal.model.passwords import hash_password
-from pabal.server.connection import Connection
+from pabal.server.connection import Connection, printable
+from pabal.server.provision import check_vhosts, provision, restart_needed
 from pabal.server.resources import shortages
-from pabal.server.settings import Settings
+from pabal.server.settings import Settings, SettingsError
 from pabal.server.turn import Turn
 from pabal.session.amqp091.connection import Amqp091Session
 from pabal.session.amqp091.container import Amqp091Container
@@ -44,10 +45,18 @@ def open_store(settings: Settings) -> Store:
 
 
 class Server:
-    """Runs a broker over a store until `stop`. `ports`: what is listened on, once `start` is done."""
+    """Runs a broker over a store until `stop`. `ports`: what is listened on, once `start` is done. `reread`: reads
+    the settings anew when the process is told to (SIGHUP). SettingsError: they name a vhost that there is not."""
 
-    def __init__(self, settings: Settings, store: Store, log: logging.Logger) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        log: logging.Logger,
+        reread: Callable[[], Settings] | None = None,
+    ) -> None:
         self.settings = settings
+        self._reread = reread
         self.log = log
         self.ports: list[int] = []
         self.failure: StoreError | None = None
@@ -86,11 +95,9 @@ class Server:
         self._loop = asyncio.get_running_loop()
 
     def _prepare(self, settings: Settings) -> None:
-        """Makes the vhosts and users that the settings name, and `guest` when there would be no user."""
-        for vhost in settings.vhosts:
-            self._broker.add_vhost(vhost)
-        for name, password_hash in settings.users.items():
-            self._broker.put_user(UserDefinition(name, password_hash, ["*"]))
+        """Makes what the settings name, and `guest` when there would be no user."""
+        check_vhosts(self._broker, settings)
+        self._log_changes(provision(self._broker, settings))
         if not self._broker.users:
             kept = hash_password("guest", secrets.token_bytes(16), _GUEST_COST)
             self._broker.put_user(UserDefinition("guest", kept, ["*"], loopback_only=True))
@@ -113,10 +120,34 @@ class Server:
         """Until a signal, `stop`, or a failure of the store (then it raises that StoreError)."""
         for name in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(name, self.stop, f"signal {name.name}")
+        if self._reread is not None:
+            self._loop.add_signal_handler(signal.SIGHUP, self.reload)
         await self._stopped.wait()
         await self._shut_down()
         if self.failure is not None:
             raise self.failure
+
+    def reload(self) -> None:
+        """Reads the settings again and makes what they name now. When they are not valid, nothing changes."""
+        assert self._reread is not None
+        self.begin_turn()
+        try:
+            settings = self._reread()
+            check_vhosts(self._broker, settings)
+        except SettingsError as error:
+            self.log.error("settings refused, nothing changed: %s", printable(str(error)))
+            return
+        changes: list[str] = []
+        with self._fatal_errors():
+            changes = provision(self._broker, settings)
+        for name in restart_needed(self.settings, settings):
+            self.log.warning("setting %s has changed: that takes a restart", name)
+        self.log.info("settings re-read, %s", "with changes:" if changes else "no changes")
+        self._log_changes(changes)
+
+    def _log_changes(self, changes: list[str]) -> None:
+        for change in changes:
+            self.log.info("%s", printable(change))
 
     def stop(self, reason: str) -> None:
         self.log.info("stopping: %s", reason)

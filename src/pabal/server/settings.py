@@ -10,6 +10,8 @@ from typing import Any
 
 from pabal.model import limits
 from pabal.model.compatibility import COMPATIBILITIES
+from pabal.model.definitions import PolicyDefinition, VhostLimitsDefinition
+from pabal.server.policy_settings import take_policies, take_vhost_limits
 
 
 class SettingsError(Exception):
@@ -18,7 +20,7 @@ class SettingsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Each field is a key of the TOML file, and in capitals behind PABAL_ a variable (but for `users`)."""
+    """Each field is a key of the TOML file, and in capitals behind PABAL_ a variable (but for those of FILE_ONLY)."""
 
     bind: str = "127.0.0.1"
     """Address to listen on."""
@@ -47,8 +49,12 @@ class Settings:
     users: Mapping[str, str] = field(default_factory=dict)
     """Name to password hash (`pabal hash-password`), made or changed at start. With none, `guest`, from this
     machine only."""
+    policies: tuple[PolicyDefinition, ...] = ()
+    """Of both kinds: `[[policies]]` and `[[operator_policies]]` of the file."""
+    vhost_limits: tuple[VhostLimitsDefinition, ...] = ()
 
 
+FILE_ONLY = ("users", "policies", "vhost_limits")
 _RANGES = {
     "port": (0, 65_535),
     "frame_bytes_max": (limits.FRAME_BYTES_MIN, 64 * 1024 * 1024),
@@ -66,11 +72,16 @@ def load_settings(file: Path | None, environment: Mapping[str, str], given: Mapp
     """Puts the sources together; `given` is the command line's, None values count as not given."""
     settings = Settings()
     if file is not None:
-        settings = _changed(settings, _read_file(file), str(file))
+        values = _read_file(file)
+        try:
+            settings = replace(settings, policies=take_policies(values), vhost_limits=take_vhost_limits(values))
+        except ValueError as error:
+            raise SettingsError(f"{file}: {error}") from None
+        settings = _changed(settings, values, str(file))
     variables = {
         f.name: _from_text(f.name, environment[f"PABAL_{f.name.upper()}"])
         for f in fields(Settings)
-        if f.name != "users" and f"PABAL_{f.name.upper()}" in environment
+        if f.name not in FILE_ONLY and f"PABAL_{f.name.upper()}" in environment
     }
     settings = _changed(settings, variables, "the environment")
     settings = _changed(settings, {k: v for k, v in given.items() if v is not None}, "the command line")

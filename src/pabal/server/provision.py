@@ -1,0 +1,89 @@
+"""From settings to the broker: the vhosts, users, policies and limits that they name, at start and when re-read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+
+from pabal.broker.broker import Broker
+from pabal.model.definitions import UserDefinition, VhostLimitsDefinition
+from pabal.server.settings import FILE_ONLY, Settings, SettingsError
+
+PROVISIONED = ("vhosts", *FILE_ONLY)
+"""Settings that take effect when the file is re-read. The others take a restart."""
+
+
+def check_vhosts(broker: Broker, settings: Settings) -> None:
+    """SettingsError when a policy or a limit is for a vhost that there is not, nor will be."""
+    vhosts = {*broker.vhosts, *settings.vhosts}
+    named = [(f"policy '{policy.name}'", policy.vhost) for policy in settings.policies]
+    named += [("vhost_limits", limits.vhost) for limits in settings.vhost_limits]
+    for what, vhost in named:
+        if vhost not in vhosts:
+            raise SettingsError(f"{what}: there is no vhost '{vhost}': name it in vhosts")
+
+
+def provision(broker: Broker, settings: Settings) -> list[str]:
+    """Makes what the settings name; policies and limits that came from them before and are not named any more go.
+    The settings must have been checked (`check_vhosts`). Returns what it changed, a line each."""
+    return [
+        *_add_vhosts(broker, settings),
+        *_put_users(broker, settings),
+        *_change_limits(broker, settings),
+        *_change_policies(broker, settings),
+    ]
+
+
+def restart_needed(before: Settings, after: Settings) -> list[str]:
+    """Names of settings that have changed and take a restart."""
+    return [
+        f.name
+        for f in fields(Settings)
+        if f.name not in PROVISIONED and getattr(before, f.name) != getattr(after, f.name)
+    ]
+
+
+def _add_vhosts(broker: Broker, settings: Settings) -> Iterator[str]:
+    first = not broker.vhosts  # there is nothing to tell of a data directory's first
+    for name in settings.vhosts:
+        if name not in broker.vhosts:
+            broker.add_vhost(name)
+            if not first:
+                yield f"vhost '{name}' added"
+
+
+def _put_users(broker: Broker, settings: Settings) -> Iterator[str]:
+    for name, password_hash in settings.users.items():
+        user = UserDefinition(name, password_hash, ["*"])
+        before = broker.users.get(name)
+        if before != user:
+            broker.put_user(user)
+            yield f"user '{name}' {'changed' if before else 'added'}"
+
+
+def _change_limits(broker: Broker, settings: Settings) -> Iterator[str]:
+    wanted = {limits.vhost: limits for limits in settings.vhost_limits}
+    for vhost in broker.vhosts.values():
+        limits = wanted.get(vhost.name)
+        if limits is None and vhost.limits.from_settings:
+            limits = VhostLimitsDefinition(vhost.name)
+        if limits is not None and limits != vhost.limits:
+            broker.put_vhost_limits(limits)
+            shown = [f"{limits.max_connections} connections"] if limits.max_connections is not None else []
+            shown += [f"{limits.max_queues} queues"] if limits.max_queues is not None else []
+            yield f"limits of vhost '{vhost.name}' changed: {', '.join(shown) or 'none'}"
+
+
+def _change_policies(broker: Broker, settings: Settings) -> list[str]:
+    wanted = {(p.vhost, p.operator, p.name): p for p in settings.policies}
+    there = {
+        (p.vhost, p.operator, p.name): p
+        for vhost in broker.vhosts.values()
+        for p in vhost.policies.definitions.values()
+    }
+    put = [policy for key, policy in wanted.items() if there.get(key) != policy]
+    gone = [policy for key, policy in there.items() if policy.from_settings and key not in wanted]
+    broker.change_policies(put, gone)
+    lines = [(p, "changed" if (p.vhost, p.operator, p.name) in there else "added") for p in put]
+    lines += [(p, "removed") for p in gone]
+    return [f"{'operator policy' if p.operator else 'policy'} '{p.name}' of vhost '{p.vhost}' {w}" for p, w in lines]
