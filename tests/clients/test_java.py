@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -11,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from broker_process import BrokerAddress, BrokerProcess
+from clients.program import RUN_SECONDS_MAX, outcomes_of, scenarios_of
 
 SOURCES = Path(__file__).parent / "java"
 JARS = [Path("/usr/share/java") / name for name in ("amqp-client.jar", "slf4j-api.jar")]
 COMPILE_SECONDS_MAX = 50.0
-RUN_SECONDS_MAX = 50.0
 
 MISSING = [tool for tool in ("java", "javac") if shutil.which(tool) is None]
 MISSING += [str(jar) for jar in JARS if not jar.exists()]
@@ -25,7 +24,7 @@ pytestmark = pytest.mark.skipif(
     reason=f"there is no {', '.join(MISSING)} (apt: librabbitmq-client-java default-jdk-headless)",
 )
 
-SCENARIOS = re.findall(r'^ +run\("(\w+)"', (SOURCES / "Scenarios.java").read_text(), re.MULTILINE)
+SCENARIOS = scenarios_of(SOURCES / "Scenarios.java", r'^ +run\("(\w+)"')
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +46,7 @@ def java(classpath: str, *arguments: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def outcomes(classpath: str) -> dict[str, str]:
-    """What the one run of all scenarios printed about each; filled by the first test."""
+    """What the one run of all scenarios printed of each; filled by the first test."""
     return {}
 
 
@@ -56,16 +55,8 @@ def test_scenario(
     scenario: str, outcomes: dict[str, str], classpath: str, broker: BrokerAddress, unique: Callable[[str], str]
 ) -> None:
     if not outcomes:
-        result = subprocess.run(
-            java(classpath, "Scenarios", broker.url, unique("java")),
-            capture_output=True,
-            text=True,
-            timeout=RUN_SECONDS_MAX,
-        )
-        assert result.returncode == 0, result.stdout + result.stderr
-        for text in re.split(r"^(?=(?:ok|FAILED) )", result.stdout, flags=re.MULTILINE)[1:]:
-            outcomes[text.split()[1]] = text
-    assert outcomes.get(scenario, "it did not run").strip() == f"ok {scenario}"
+        outcomes.update(outcomes_of(java(classpath, "Scenarios", broker.url, unique("java"))))
+    assert outcomes.get(scenario, "it did not run") == f"ok {scenario}"
 
 
 def test_recovery(classpath: str, start_broker: Callable[..., BrokerProcess]) -> None:
