@@ -80,6 +80,7 @@ def test_results_over_rpc(worker: Worker) -> None:
     add, echo, fail = (worker.app.tasks[name] for name in ("add", "echo", "fail"))
     many = [add.delay(n, n) for n in range(30)]
     assert [get(result) for result in many] == [2 * n for n in range(30)]
+    wait_for(lambda: runs(worker, many) >= 30)
     assert runs(worker, many) == 30
     assert get(group(add.s(n, 1) for n in range(10))()) == list(range(1, 11))
     assert get(chain(add.s(1, 2), add.s(3), add.s(4))()) == 10
@@ -111,12 +112,16 @@ def test_retries_and_countdown(app: Celery) -> None:
     assert get(backed_off) == 1
 
 
-def test_a_chord_whose_results_are_files(worker: Worker, tmp_path: Path, workers: Workers) -> None:
+def test_a_chord_whose_results_are_files(
+    worker: Worker, workers: Workers, channel: BlockingChannel, tmp_path: Path
+) -> None:
     other = workers.start(
         files(tmp_path), *ALONE, "--pool", "threads", "--concurrency", "4", task_queue_max_priority=9
     )
     # Only this worker keeps results in files: it alone is to get the tasks.
-    worker.app.control.cancel_consumer(worker.queue, destination=[worker.name], reply=True, timeout=REPLY_SECONDS_MAX)
+    options = {"destination": [worker.name], "reply": True, "timeout": REPLY_SECONDS_MAX}
+    worker.app.control.cancel_consumer(worker.queue, **options)
+    wait_for(lambda: channel.queue_declare(worker.queue, passive=True).method.consumer_count == 1)
     add, total, flaky = (other.app.tasks[name] for name in ("add", "total", "flaky"))
     counted = chord((add.s(n, n) for n in range(20)), total.s())()
     assert counted.get(timeout=RESULT_SECONDS_MAX, interval=0.02) == 380
@@ -124,7 +129,7 @@ def test_a_chord_whose_results_are_files(worker: Worker, tmp_path: Path, workers
     # thread, Celery may write "success" before "retry".)
     counted = chord([flaky.s(2, 0.2), flaky.s(1, 0.2), add.s(4, 4)], total.s())()
     assert counted.get(timeout=RESULT_SECONDS_MAX, interval=0.02) == 11
-    worker.app.control.add_consumer(worker.queue, destination=[worker.name], reply=True, timeout=REPLY_SECONDS_MAX)
+    worker.app.control.add_consumer(worker.queue, **options)
     other.stop()
 
 
@@ -154,6 +159,7 @@ def test_priorities(worker: Worker, channel: BlockingChannel) -> None:
     """Tasks that wait while no worker takes them are delivered by priority, and in their order within one."""
     options = {"destination": [worker.name], "reply": True, "timeout": REPLY_SECONDS_MAX}
     worker.app.control.cancel_consumer(worker.queue, **options)
+    wait_for(lambda: channel.queue_declare(worker.queue, passive=True).method.consumer_count == 0)
     results = [
         worker.app.tasks["echo"].apply_async((number,), priority=priority)
         for number, priority in enumerate([0, 5, 9, None, 5, 1, 9])
@@ -177,6 +183,7 @@ def test_prefetch(worker: Worker, channel: BlockingChannel, tmp_path: Path) -> N
     finally:
         gate.touch()
     assert [get(result) for result in results] == [None] * len(results)
+    wait_for(lambda: runs(worker, results) >= len(results))
     assert runs(worker, results) == len(results)
 
 

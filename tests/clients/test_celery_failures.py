@@ -76,6 +76,7 @@ def test_a_worker_outlives_the_broker(how: str, start_broker: Callable[..., Brok
         values = [result.get(timeout=RESULT_SECONDS_MAX, interval=0.02) for result in results]
         assert values == [None, *(2 * n for n in range(8))]
         assert "Connection to broker lost" in worker.log()
+        wait_for(lambda: all(f"[{result.id}] succeeded" in worker.log() for result in results))
         # What was acknowledged after the connection was lost comes again; what waited is done once.
         assert all(worker.log().count(f"[{result.id}] succeeded") == 1 for result in results[1:])
     finally:
