@@ -1,4 +1,4 @@
-"""Suites that others wrote for RabbitMQ, unmodified, against Pabal: those of kombu, py-amqp and amqpstorm.
+"""Suites that others wrote for RabbitMQ, unmodified, against Pabal: those of kombu, py-amqp, amqpstorm and rabbitpy.
 
 They are nearly all waiting, so each is cut into parts that run side by side, each against a broker of its own.
 amqpstorm's tests know only port 5672: their brokers listen there on other loopback addresses than 127.0.0.1.
@@ -51,6 +51,7 @@ class Suite:
     directory: str
     passes: int
     parts: list[Part] = field(default_factory=list)
+    configuration: str = "setup.cfg"
 
 
 KOMBU = ("t/integration/test_py_amqp.py",)
@@ -76,6 +77,12 @@ SUITES = {
         ],
     ),
     "py-amqp": Suite("amqp-5.4.2", 12, [Part((*RMQ, "-k", "not tls"))]),
+    "rabbitpy": Suite(
+        "rabbitpy-3.0.2",
+        40,
+        [Part(("tests/test_integration.py", "tests/integration"))],
+        "pyproject.toml",
+    ),
     "amqpstorm": Suite(
         "amqpstorm-3.1.4",
         95,
@@ -98,7 +105,7 @@ def cannot_run(why: str) -> NoReturn:
 @pytest.fixture(scope="module")
 def sources(request: pytest.FixtureRequest) -> Path:
     """A directory with the unpacked source distributions, kept between runs."""
-    for module in ("pamqp", "requests"):
+    for module in ("dotenv", "pamqp", "requests"):
         if importlib.util.find_spec(module) is None:
             cannot_run(f"{module} is not installed (pip install '.[suites]')")
     pins = HERE / "sources.txt"
@@ -149,7 +156,15 @@ class RunningPart:
         self.output = directory / "output.txt"
         self.broker.start()
         self.api = CleanUpApi(self.broker)
-        options = ["-q", "-c", "setup.cfg", "-p", "no:cacheprovider", "--timeout=60", f"--junitxml={self.report}"]
+        options = [
+            "-q",
+            "-c",
+            suite.configuration,
+            "-p",
+            "no:cacheprovider",
+            "--timeout=60",
+            f"--junitxml={self.report}",
+        ]
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "pytest", *options, *part.arguments],
@@ -165,6 +180,8 @@ class RunningPart:
             # kombu and py-amqp
             "RABBITMQ_HOST": self.broker.host,
             "RABBITMQ_5672_TCP": str(self.broker.port),
+            # rabbitpy
+            "RABBITMQ_URL": self.broker.url,
             # amqpstorm
             "AMQP_HOST": self.broker.host,
             "AMQP_USERNAME": "guest",
