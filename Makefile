@@ -24,7 +24,7 @@ $(VENV)/.serve: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/.develop: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[test,check,bench,demo]'
+	$(BIN)/python -m pip install --quiet --editable '.[test,suites,check,bench,demo]'
 	@touch $@ $(VENV)/.serve
 
 serve: $(VENV)/.serve

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pika.adapters.blocking_connection import BlockingChannel
+from pika.compat import long
 
 from clients.pika_client import Names, Received, get, publish
 
@@ -50,6 +51,8 @@ def history(received: Received) -> list[dict[str, Any]]:
     now = datetime.now(UTC)
     for death in deaths:
         assert abs(death["time"] - now) < timedelta(seconds=30)
+        # pika's type for an integer of 64 bits; Java programs cast it to Long.
+        assert type(death["count"]) is long
     return [{key: value for key, value in death.items() if key != "time"} for death in deaths]
 
 
@@ -75,5 +78,6 @@ def death(queue: str, reason: str, **more: object) -> dict[str, object]:
 
 
 def delivery_count(received: Received) -> int:
-    count: int = (received.properties.headers or {}).get("x-delivery-count", 0)
+    count: int = (received.properties.headers or {}).get("x-delivery-count", long(0))
+    assert type(count) is long
     return count

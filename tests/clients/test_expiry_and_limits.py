@@ -55,6 +55,14 @@ def test_a_message_expires(channel: BlockingChannel, queue: str) -> None:
     assert bodies(channel, queue, 0) == []
 
 
+def test_ten_years_may_be_named(channel: BlockingChannel, names: Names) -> None:
+    """As long as Celery's delay queues, and longer; 2**32 ms are only seven weeks."""
+    queue, years = names.queue(), 315_360_000_000
+    channel.queue_declare(queue, arguments={"x-message-ttl": years, "x-expires": years})
+    publish(channel, queue, b"x", expiration=str(years))
+    assert get(channel, queue).properties.expiration == str(years)
+
+
 def test_a_message_without_expiration_stays(channel: BlockingChannel, names: Names, queue: str) -> None:
     publish(channel, queue, b"stays")
     publish(channel, queue, b"stays too", expiration="60000")

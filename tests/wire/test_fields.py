@@ -117,6 +117,7 @@ def test_every_type_whole_cut_and_with_a_byte_more(raw, value):
         (1, b"I\x00\x00\x00\x01"),
         (2**31 - 1, b"I\x7f\xff\xff\xff"),
         (2**31, b"l\x00\x00\x00\x00\x80\x00\x00\x00"),
+        (fields.Int64(1), b"l\x00\x00\x00\x00\x00\x00\x00\x01"),
         (-(2**31) - 1, b"l\xff\xff\xff\xff\x7f\xff\xff\xff"),
         (Decimal("1E+3"), b"D\x00\x00\x00\x03\xe8"),
         (Decimal("-0.1"), b"D\x01\xff\xff\xff\xff"),

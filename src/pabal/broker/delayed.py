@@ -13,7 +13,7 @@ from pabal.broker.timetable import Timetable
 from pabal.model.arguments import QueueArguments
 from pabal.model.definitions import BindingDefinition, ExchangeDefinition, QueueDefinition
 from pabal.model.errors import InvalidCommand, PreconditionFailed
-from pabal.model.limits import ARGUMENT_MS_MAX, TIMER_MESSAGES_MAX
+from pabal.model.limits import DELAY_MS_MAX, TIMER_MESSAGES_MAX
 from pabal.model.message import UNSTORED, Container, Envelope, Message
 from pabal.store.journal import QueueState, waiting_id
 
@@ -72,7 +72,7 @@ class DelayedExchange(Exchange):
         pass
 
     def route(self, keys: tuple[str, ...], container: Container, content: bytes) -> Iterable[Queue | Exchange]:
-        if 0 < container.delay_ms(content) <= ARGUMENT_MS_MAX:
+        if 0 < container.delay_ms(content) <= DELAY_MS_MAX:
             assert self.delay is not None
             return [self.delay]
         return self.inner.route(keys, container, content)

@@ -6,8 +6,11 @@ from typing import Final
 NAME_BYTES_MAX: Final = 255
 """Names of exchanges, queues, vhosts, consumers and routing keys, UTF-8 (AMQP 0-9-1 §4.2.5.3)."""
 
-ARGUMENT_MS_MAX: Final = 4_294_967_295
-"""The longest time an argument may name (RabbitMQ: 2**32 - 1 ms)."""
+ARGUMENT_MS_MAX: Final = 315_360_000_000
+"""The longest time an argument or an expiration may name: ten years, as in RabbitMQ."""
+
+DELAY_MS_MAX: Final = 4_294_967_295
+"""The longest delay of a delayed exchange; a longer one is none, as with RabbitMQ's plugin."""
 
 PATTERN_BYTES_MAX: Final = 1024
 """Regular expressions of policies (RabbitMQ's limit)."""

@@ -17,7 +17,7 @@ from pabal.wire.amqp091.content import (
     scan_properties,
 )
 from pabal.wire.amqp091.errors import WireError
-from pabal.wire.amqp091.fields import FieldValue, encode_timestamp, encode_value
+from pabal.wire.amqp091.fields import FieldValue, Int64, encode_timestamp, encode_value
 
 _DELAY: Final = b"\x07x-delay"
 
@@ -122,12 +122,12 @@ def with_delivery_count(content: bytes, attempts: int) -> bytes:
         headers = [(name, raw) for name, raw in raw_headers(content) if name != "x-delivery-count"]
     except WireError:
         return content
-    return replace_properties(content, headers=[*headers, ("x-delivery-count", encode_value(attempts))])
+    return replace_properties(content, headers=[*headers, ("x-delivery-count", encode_value(Int64(attempts)))])
 
 
 def _write_death(death: Death, count: int) -> dict[str, FieldValue]:
     entry: dict[str, FieldValue] = {
-        "count": count,
+        "count": Int64(count),  # RabbitMQ's type: in Java a Long, to which programs cast
         "reason": death.reason,
         "queue": death.queue,
         "time": datetime.fromtimestamp(death.time_ms // 1000, UTC),

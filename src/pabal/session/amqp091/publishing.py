@@ -8,6 +8,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final, cast
 
 from pabal.model.arguments import type_name
+from pabal.model.limits import ARGUMENT_MS_MAX
 from pabal.model.message import Envelope
 from pabal.session.amqp091.container import without_blind_copies
 from pabal.session.amqp091.faults import ChannelFault
@@ -32,7 +33,6 @@ _TARGETS_MAX: Final = 256
 _ENVELOPES_MAX: Final = 16
 _PROPERTIES_CACHED_BYTES_MAX: Final = 256
 _FLAGS_AT: Final = 19
-_EXPIRATION_MS_MAX: Final = 2**32 - 1
 _CC: Final = b"\x02CC"
 _BCC: Final = b"\x03BCC"
 
@@ -193,7 +193,7 @@ def _read_expiration(text: str) -> int:
         reason = "no_integer"
     elif match.end() < len(text):
         reason = f'{{leftover_string,"{text[match.end() :]}"}}'
-    elif len(text) > 12 or int(text) > _EXPIRATION_MS_MAX:
+    elif int(text) > ARGUMENT_MS_MAX:
         reason = f"{{value_too_large,{text}}}"
     elif int(text) < 0:
         reason = f"{{value_negative,{text}}}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from struct import Struct
@@ -10,10 +11,18 @@ from typing import Final, NoReturn, TypeAlias
 
 from pabal.wire.amqp091.errors import SHORTSTR_BYTES_MAX, SYNTAX_ERROR, WireError
 
+
+@dataclass(frozen=True, slots=True)
+class Int64:
+    """An integer to be encoded in 64 bits ('l') however small it is: some clients, as Java's, tell the two apart."""
+
+    value: int
+
+
 FieldValue: TypeAlias = (
-    "bool | int | float | Decimal | str | bytes | datetime | list[FieldValue] | dict[str, FieldValue] | None"
+    "bool | int | Int64 | float | Decimal | str | bytes | datetime | list[FieldValue] | dict[str, FieldValue] | None"
 )
-"""What a field holds once decoded. A datetime is aware and in UTC."""
+"""What a field holds; once decoded, never an Int64. A datetime is aware and in UTC."""
 
 DEPTH_MAX: Final = 64
 """How deep tables and arrays may stand in one another, the outermost table counted."""
@@ -268,6 +277,8 @@ def _encode_value(value: FieldValue, depth: int) -> bytes:
         return b"t\x01" if value else b"t\x00"
     if isinstance(value, int):
         return _encode_int(value)
+    if isinstance(value, Int64):
+        return _TAGGED_INT64.pack(b"l", value.value)
     if isinstance(value, float):
         return _TAGGED_DOUBLE.pack(b"d", value)
     if isinstance(value, bytes):
