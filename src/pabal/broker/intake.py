@@ -125,7 +125,8 @@ class Intake(ABC):
         if not self._bounded or self.arguments.overflow == "drop-head" or not self._exceeds(count, body_bytes):
             return True
         self.dispatch()
-        room = sum(max(consumer.room(), 0) for consumer in self.consumers)
+        served = self.consumers[:1] if self.arguments.single_active_consumer else self.consumers
+        room = sum(max(consumer.room(), 0) for consumer in served)
         return count <= room or not self._exceeds(count - room, body_bytes)
 
     def _drop_head(self) -> None:

@@ -229,6 +229,12 @@ class Queue(Intake):
             self.use()
             if self.definition.auto_delete:
                 self.vhost.delete_queue(self)
+        elif index == 0 and self.arguments.single_active_consumer:
+            # The next active one is, as in RabbitMQ, the first of those with the highest priority.
+            successor = max(self.consumers, key=lambda each: each.priority)
+            self.consumers.remove(successor)
+            self.consumers.insert(0, successor)
+            self.schedule()
 
     def use(self) -> None:
         """Somebody takes an interest in the queue: its own expiry (x-expires) begins anew."""
