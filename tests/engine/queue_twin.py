@@ -1,111 +1,180 @@
-"""The obvious queue: a list, a dict of leases, a list of the dead. What the real one must be equal to."""
+"""The obvious queue: lists of messages, leases and consumers. What the real one must be equal to."""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from broker_twin import TwinBroker, TwinChannel
+
+Deaths = tuple[tuple[str, str, int], ...]
+"""Queue, reason, how often; the latest first."""
 
 
 @dataclass(eq=False)
 class TwinMessage:
-    """`attempts` and `redelivered`: None when the twin cannot know, since that depends on what was written when."""
+    """`size`: of its body. `ttl_ms`, `priority`: as it was published with. The rest is of the queue it is in.
+    `attempts` and `redelivered`: None when the twin cannot know, since that depends on what was written when."""
 
     name: str
-    place: int
+    size: int
     persistent: bool
-    expires_at_ms: int | None
+    ttl_ms: int | None = None
+    priority: int = 0
+    deaths: Deaths = ()
+    place: int = 0
+    level: int = 0
+    expires_at_ms: int | None = None
     attempts: int | None = 0
     redelivered: bool | None = False
 
 
 @dataclass(eq=False)
 class TwinConsumer:
-    credit: int
-    auto: bool
+    """`taken`: all it was ever given. `unsettled`: also what was taken from it, until it speaks of it."""
+
+    queue: TwinQueue
+    channel: TwinChannel
+    credit: int = 0
+    auto: bool = False
+    exclusive: bool = False
+    priority: int = 0
     unsettled: int = 0
-    taken: list[TwinMessage] = field(default_factory=list)
-    held: list[TwinMessage] = field(default_factory=list)
+    taken: list[TwinLease] = field(default_factory=list)
 
     def room(self) -> int:
-        return self.credit - (len(self.taken) if self.auto else self.unsettled)
+        return max(0, self.credit - (len(self.taken) if self.auto else self.unsettled))
 
 
-class Twin:
-    """`arguments` as the queue's. `dead`: names and reasons, in order."""
+@dataclass(eq=False)
+class TwinLease:
+    """`message`: as it was handed out. `late`: the queue has taken it back. `tag`: what the channel calls it."""
 
-    def __init__(self, arguments: dict[str, Any], durable: bool, now_ms: int) -> None:
-        self.ttl_ms: int | None = arguments.get("x-message-ttl")
-        self.max_length: int | None = arguments.get("x-max-length")
-        self.rejects = arguments.get("x-overflow") == "reject-publish"
-        self.limit: int | None = arguments.get("x-delivery-limit")
-        self.lease_ms: int | None = arguments.get("x-consumer-timeout")
-        self.dead_letters = "x-dead-letter-exchange" in arguments
+    message: TwinMessage
+    consumer: TwinConsumer
+    until_ms: int
+    late: bool = False
+    tag: int = 0
+
+
+class TwinQueue:
+    """`turn`: whose turn it is among the consumers. `active`: who gets messages, if only one may."""
+
+    def __init__(self, broker: TwinBroker, name: str, arguments: dict[str, Any], durable: bool) -> None:
+        self.broker = broker
+        self.name = name
+        self.arguments = arguments
         self.durable = durable
-        self.now_ms = now_ms
+        self.overflow = arguments.get("x-overflow", "drop-head")
+        self.limit: int | None = arguments.get("x-delivery-limit")
+        self.single = arguments.get("x-single-active-consumer", False)
         self.ready: list[TwinMessage] = []
-        self.leased: dict[str, tuple[TwinMessage, TwinConsumer, int]] = {}
-        self.dead: list[tuple[str, str, bool]] = []
+        self.leases: list[TwinLease] = []
         self.consumers: list[TwinConsumer] = []
+        self.active: TwinConsumer | None = None
         self.turn = 0
-        self.place = 0
+        self.used_ms = broker.now_ms
         self.surely_delivered = self.maybe_delivered = 0
 
-    def publish(self, names: list[str], persistent: bool, ttl_ms: int | None) -> list[int]:
+    # --- Taking in ------------------------------------------------------------------------------------------
+
+    def publish(self, messages: list[TwinMessage], forced: bool = False) -> list[int]:
+        """What a consumer can take at once does not count against the limits. Returns who was refused."""
         refused = []
-        for index, name in enumerate(names):
-            if self.max_length is not None and len(self.ready) >= self.max_length and self.consumers:
+        for index, message in enumerate(messages):
+            if self.beyond(1, message.size) and self.consumers:
                 self.dispatch()
-            if self.rejects and self.max_length is not None and len(self.ready) >= self.max_length:
+            if self.overflow != "drop-head" and not forced and self.beyond(1, message.size):
                 refused.append(index)
+                if self.overflow == "reject-publish-dlx":
+                    self.broker.die(self, [message], "maxlen")
                 continue
-            self.place += 1
-            ttls = [ttl for ttl in (self.ttl_ms, ttl_ms) if ttl is not None]
-            expires_at_ms = self.now_ms + min(ttls) if ttls else None
-            self.ready.append(TwinMessage(name, self.place, persistent, expires_at_ms))
-            if self.max_length is not None and len(self.ready) > self.max_length and self.consumers:
+            self.take_in(message)
+            if self.beyond() and self.consumers:
                 self.dispatch()
             self.drop_head()
         return refused
 
-    def drop_head(self) -> None:
-        while self.max_length is not None and not self.rejects and len(self.ready) > self.max_length:
-            self.die(self.ready.pop(0), "maxlen")
+    def take_in(self, message: TwinMessage) -> None:
+        ttls = [ttl for ttl in (self.arguments.get("x-message-ttl"), message.ttl_ms) if ttl is not None]
+        message = copy.copy(message)
+        message.place = self.broker.next_place()
+        message.level = min(message.priority, self.arguments.get("x-max-priority", 0))
+        message.expires_at_ms = self.broker.now_ms + min(ttls) if ttls else None
+        self.put_in_order([message])
 
-    def die(self, message: TwinMessage, reason: str) -> None:
-        if self.dead_letters:
-            self.dead.append((message.name, reason, message.persistent))
+    def put_in_order(self, messages: list[TwinMessage]) -> None:
+        self.ready += messages
+        self.ready.sort(key=lambda m: (-m.level, m.place))
+
+    def beyond(self, count: int = 0, size: int = 0) -> bool:
+        """Whether so many more messages, of so many bytes, are more than there may be."""
+        length, size_max = self.arguments.get("x-max-length"), self.arguments.get("x-max-length-bytes")
+        return (length is not None and len(self.ready) + count > length) or (
+            size_max is not None and sum(m.size for m in self.ready) + size > size_max
+        )
+
+    def drop_head(self) -> None:
+        while self.overflow == "drop-head" and self.ready and self.beyond():
+            self.broker.die(self, [self.ready.pop(0)], "maxlen")
+
+    def takes(self, messages: list[TwinMessage]) -> bool:
+        """Whether it refuses none of them; what consumers have room for does not count."""
+        count, size = len(messages), sum(m.size for m in messages)
+        if self.overflow == "drop-head" or not self.beyond(count, size):
+            return True
+        self.dispatch()
+        room = sum(consumer.room() for consumer in self.served())
+        return count <= room or not self.beyond(count - room, size)
+
+    # --- Handing out ----------------------------------------------------------------------------------------
+
+    def expired(self, message: TwinMessage) -> bool:
+        return message.expires_at_ms is not None and message.expires_at_ms < self.broker.now_ms
 
     def over_limit(self, message: TwinMessage) -> bool:
         return self.limit is not None and message.attempts is not None and message.attempts > self.limit
 
-    def expired(self, message: TwinMessage) -> bool:
-        return message.expires_at_ms is not None and message.expires_at_ms < self.now_ms
-
-    def dispatch(self) -> None:
-        """Expires at the head only; then one message to each consumer with room, in turn."""
+    def expire(self) -> bool:
+        """At the head only."""
+        before = len(self.ready)
         while self.ready and self.expired(self.ready[0]):
-            self.die(self.ready.pop(0), "expired")
-        while self.ready and any(consumer.room() > 0 for consumer in self.consumers):
+            self.broker.die(self, [self.ready.pop(0)], "expired")
+        return len(self.ready) < before
+
+    def served(self) -> list[TwinConsumer]:
+        """Those who get messages when they have room."""
+        return [self.active] if self.single and self.active else self.consumers
+
+    def dispatch(self) -> bool:
+        """One message to each consumer with room, in turn. Returns whether there was anything to do."""
+        did = self.expire()
+        while self.ready and any(consumer.room() for consumer in self.served()):
+            did = True
             message = self.ready.pop(0)
             if self.fit(message):
                 self.lease(message, self.next_consumer())
+        return did
 
     def next_consumer(self) -> TwinConsumer:
-        """The one behind the last one served, or the next that has room. A consumer alone takes no turn."""
-        if len(self.consumers) == 1:
-            return self.consumers[0]
+        """Of those of the highest priority with room, the next behind the last one served."""
+        if self.single or len(self.consumers) == 1:
+            return self.served()[0]  # who is alone takes no turn
+        highest = max(consumer.priority for consumer in self.consumers if consumer.room())
         self.turn %= len(self.consumers)
-        while self.consumers[self.turn].room() <= 0:
+        while not self.consumers[self.turn].room() or self.consumers[self.turn].priority < highest:
             self.turn = (self.turn + 1) % len(self.consumers)
         self.turn += 1
         return self.consumers[self.turn - 1]
 
     def fit(self, message: TwinMessage) -> bool:
+        """Not expired, and not on its last attempt when the broker went down."""
         if self.expired(message):
-            self.die(message, "expired")
+            self.broker.die(self, [message], "expired")
         elif self.over_limit(message):
-            self.die(message, "delivery_limit")
+            self.broker.die(self, [message], "delivery_limit")
         else:
             return True
         return False
@@ -114,79 +183,106 @@ class Twin:
         self.maybe_delivered = max(self.maybe_delivered, message.place)
         if message.persistent:
             self.surely_delivered = max(self.surely_delivered, message.place)
-        consumer.taken.append(copy.copy(message))
+        until_ms = self.broker.now_ms + self.arguments.get("x-consumer-timeout", 10**9)
+        lease = TwinLease(message, consumer, until_ms)
+        consumer.taken.append(lease)
         if not consumer.auto:
             consumer.unsettled += 1
-            consumer.held.append(message)
-            self.leased[message.name] = (message, consumer, self.now_ms + (self.lease_ms or 0))
+            consumer.channel.unsettled.append(lease)
+            self.leases.append(lease)
 
     def get(self, consumer: TwinConsumer) -> None:
-        while self.ready and self.expired(self.ready[0]):
-            self.die(self.ready.pop(0), "expired")
+        self.used_ms = self.broker.now_ms
+        self.expire()
         while self.ready:
             message = self.ready.pop(0)
             if self.fit(message):
                 return self.lease(message, consumer)
         return None
 
-    def settle(self, names: list[str], outcome: str) -> None:
-        messages = []
-        for name in names:
-            message, consumer, _ = self.leased.pop(name)
-            consumer.unsettled -= 1
-            consumer.held.remove(message)
-            messages.append(message)
+    # --- Consumers ------------------------------------------------------------------------------------------
+
+    def admits(self, exclusive: bool) -> bool:
+        if any(consumer.exclusive for consumer in self.consumers):
+            return False
+        return not (exclusive and (self.consumers or self.single))
+
+    def add_consumer(self, consumer: TwinConsumer) -> None:
+        self.consumers.append(consumer)
+        self.active = self.active or consumer
+
+    def remove_consumer(self, consumer: TwinConsumer) -> None:
+        """The next active one is the first of the highest priority."""
+        if consumer not in self.consumers:
+            return
+        index = self.consumers.index(consumer)
+        del self.consumers[index]
+        if index < self.turn:
+            self.turn -= 1
+        if self.active is consumer:
+            self.active = max(self.consumers, key=lambda c: c.priority, default=None)
+        if not self.consumers:
+            self.used_ms = self.broker.now_ms
+
+    # --- Settling -------------------------------------------------------------------------------------------
+
+    def settle(self, leases: list[TwinLease], outcome: str) -> None:
+        messages = [lease.message for lease in leases]
+        for lease in leases:
+            lease.consumer.unsettled -= 1
+        if self.broker.queues.get(self.name) is not self:
+            return  # deleted
+        for lease in leases:
+            self.leases.remove(lease)
         if outcome == "return":
             self.give_back(messages, "delivery_limit")
         elif outcome == "reject":
-            for message in messages:
-                self.die(message, "rejected")
+            self.broker.die(self, messages, "rejected")
 
     def give_back(self, messages: list[TwinMessage], reason: str) -> None:
-        worn = []
-        for message in messages:
+        """To their own places; who came back too often dies."""
+        back = [copy.copy(message) for message in messages]
+        for message in back:
             message.attempts = None if message.attempts is None else message.attempts + 1
             message.redelivered = True
-            if self.over_limit(message):
-                worn.append(message)
-            else:
-                self.ready.append(message)
-        self.ready.sort(key=lambda m: m.place)
-        for message in worn:
-            self.die(message, reason)
+        self.put_in_order([message for message in back if not self.over_limit(message)])
+        self.broker.die(self, [message for message in back if self.over_limit(message)], reason)
         self.drop_head()
 
-    def tick(self) -> None:
-        """Leases that ran out; whoever held them keeps no room for it until he speaks of it."""
-        if self.lease_ms is not None:
-            due = [(m, c) for m, c, until_ms in self.leased.values() if until_ms <= self.now_ms]
-            for message, consumer in due:
-                del self.leased[message.name]
-                consumer.held.remove(message)
-            if due:
-                self.give_back([message for message, _ in due], "lease_expired")
+    # --- Time and restarts ----------------------------------------------------------------------------------
 
-    def snapshot(self) -> Twin:
+    def tick(self) -> None:
+        """It goes when nobody used it for long; leases end."""
+        expires_ms = self.arguments.get("x-expires")
+        if expires_ms is not None and not self.consumers and self.broker.now_ms >= self.used_ms + expires_ms:
+            self.broker.delete(self.name)
+            return
+        due = [lease for lease in self.leases if lease.until_ms <= self.broker.now_ms]
+        for lease in due:
+            lease.late = True
+            self.leases.remove(lease)
+        if due:
+            self.give_back([lease.message for lease in due], "lease_expired")
+
+    def snapshot(self) -> TwinQueue:
         """What a commit that begins now makes durable. Those with consumers are on one attempt more by then."""
-        kept = copy.deepcopy(self)
-        kept.consumers.clear()
-        for message, consumer, _ in kept.leased.values():
-            if self.limit is not None and not consumer.auto and message.attempts is not None:
+        kept = copy.copy(self)
+        leased = [copy.copy(lease.message) for lease in self.leases]
+        for message in leased:
+            if self.limit is not None and message.attempts is not None:
                 message.attempts += 1
-            kept.ready.append(message)
-        kept.leased.clear()
-        kept.ready.sort(key=lambda m: m.place)
+        kept.ready = [copy.copy(message) for message in self.ready]
+        kept.put_in_order(leased)
+        kept.leases, kept.consumers, kept.active, kept.turn = [], [], None, 0
         return kept
 
-    def restarted(self, now_ms: int, on_disk: set[str], dead_on_disk: set[str]) -> None:
+    def restarted(self, on_disk: set[str]) -> None:
         """What was persistent is there; of the others, those that had been paged to disk."""
-        self.now_ms = now_ms
+        self.used_ms = self.broker.now_ms
         for message in self.ready:
-            assert message.name in on_disk or not (message.persistent and self.durable), f"{message} is lost"
+            assert message.name in on_disk or not message.persistent, f"{message} is lost"
         assert on_disk <= {m.name for m in self.ready}, "something came back"
         self.ready = [m for m in self.ready if m.name in on_disk]
-        assert all(name in dead_on_disk for name, _, persistent in self.dead if persistent), "a dead letter is lost"
-        self.dead = [letter for letter in self.dead if letter[0] in dead_on_disk]
         for message in self.ready:
             if self.limit is None:
                 message.attempts = None  # kept only where they count
@@ -194,4 +290,3 @@ class Twin:
                 message.redelivered = True
             else:
                 message.redelivered = None if message.place <= self.maybe_delivered else False
-        self.turn = 0

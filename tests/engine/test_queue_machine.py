@@ -1,32 +1,38 @@
-"""The queue against its obvious twin (Hypothesis): order, leases, attempts, expiry, limits, dead letters, restarts.
+"""Queues against their obvious twins (Hypothesis): order, priorities, limits, expiry, leases, attempts, dead letters,
+consumers of every kind, transactions, restarts.
 
-Windows are so small that it pages to disk all the time.
+There are three queues: `q` may have any arguments, its dead letters go to `dead`, and `dead` may send them back;
+`other` is there for transactions. Windows are so small that they page to disk all the time.
 """
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 from typing import Any, ClassVar
 
+from broker_twin import TwinBroker, TwinChannel
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from queue_twin import Twin, TwinConsumer, TwinMessage
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from machine_actions import CHANNELS, DEAD_LETTERS_TO, NEWCOMERS, Newcomer, Publication, actions, arguments_of
+from machine_parts import (
+    CONTAINER,
+    OrderedEngine,
+    TaggingConsumer,
+    make_content,
+    make_envelope,
+    name_in,
+    open_channel,
+)
+from queue_twin import TwinConsumer, TwinMessage, TwinQueue
 
-from engine import START_MS, Engine, TakingConsumer, limits, name_of, reasons_of, small_windows
-from pabal.model.definitions import QueueDefinition, decode_definition
-from pabal.model.message import Message, Outcome
+from engine import START_MS, limits, small_windows
+from pabal.broker.queue import Queue
+from pabal.model.errors import AccessRefused
+from pabal.session.amqp091.channel import Channel
+from pabal.session.amqp091.faults import ChannelFault
+from pabal.session.amqp091.transaction import tx_commit, tx_rollback
 
-OUTCOMES = {"accept": Outcome.ACCEPT, "return": Outcome.RETURN, "reject": Outcome.REJECT}
-ARGUMENTS: dict[str, Any] = {
-    "x-message-ttl": st.sampled_from([0, 40]),
-    "x-max-length": st.integers(0, 4),
-    "x-overflow": st.sampled_from(["drop-head", "reject-publish"]),
-    "x-delivery-limit": st.integers(0, 2),
-    "x-consumer-timeout": st.just(30),
-    "x-dead-letter-exchange": st.just(""),
-}
 WINDOWS = {
     "stored": st.sampled_from([1, 2, 4, 30]),
     "transient": st.sampled_from([1, 2, 30]),
@@ -35,140 +41,246 @@ WINDOWS = {
 
 
 class QueueMachine(RuleBasedStateMachine):
-    """Each rule is a turn; a commit begins, is on disk and is done in turns of its own."""
+    """Each action is a turn or more; a commit begins, is on disk and is done in turns of its own. There is one rule
+    for all of them, as Hypothesis leaves some rules out in each example, and without any of these little happens."""
 
-    forced: ClassVar[dict[str, Any]] = {}
-    """Arguments that the queue has in any case."""
+    forced: ClassVar[dict[str, dict[str, Any]]] = {}
+    """Arguments that queues have in any case."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stack = ExitStack()
 
     @initialize(
-        arguments=st.fixed_dictionaries({}, optional=ARGUMENTS),
+        arguments=st.fixed_dictionaries(
+            {"q": arguments_of("q", 5), "dead": arguments_of("dead", 2), "other": arguments_of("other", 2)}
+        ),
         durable=st.sampled_from([True, True, True, False]),
+        regulars=st.lists(NEWCOMERS, max_size=3),
         windows=st.fixed_dictionaries(WINDOWS),
         step=st.integers(1, 3),
     )
-    def begin(self, arguments: dict[str, Any], durable: bool, windows: dict[str, int], step: int) -> None:
+    def begin(
+        self,
+        arguments: dict[str, dict[str, Any]],
+        durable: bool,
+        regulars: list[Newcomer],
+        windows: dict[str, int],
+        step: int,
+    ) -> None:
+        """`durable`: q. `regulars`: consumers that are there from the beginning, and again after each restart."""
         self.stack.enter_context(small_windows(**windows))
         self.stack.enter_context(limits(DISPATCH_MESSAGES_MAX=step))
-        arguments |= self.forced
-        if "x-dead-letter-exchange" in arguments:
-            arguments |= {"x-dead-letter-routing-key": "dead"}
         self.arguments = arguments
-        self.durable = durable
-        self.engine = Engine()
-        self.twin = Twin(arguments, durable, START_MS)
-        self.committing: Twin | None = None
+        for name in arguments:
+            arguments[name] |= self.forced.get(name, {})
+            if "x-dead-letter-exchange" in arguments[name]:
+                arguments[name] |= {"x-dead-letter-routing-key": DEAD_LETTERS_TO[name]}
+        self.durable = {"q": durable, "dead": True, "other": True}
+        self.regulars = regulars
+        self.engine = OrderedEngine()
+        self.twin = TwinBroker(START_MS)
+        self.committing: list[TwinQueue] | None = None
         self.finished = False
-        self.committed = Twin(arguments, durable, START_MS)
-        self.consumers: list[tuple[TakingConsumer, TwinConsumer]] = []
         self.number = 0
-        self.declare()
-        self.engine.commit()
+        self.connect()
+        self.commit(3)
 
-    def declare(self) -> None:
-        vhost = self.engine.vhost
-        vhost.declare_queue("dead", True, False, False, {}, None)
-        self.queue, _ = vhost.declare_queue("q", self.durable, False, False, self.arguments, None)
+    def connect(self) -> None:
+        """The broker has just begun, so clients come and declare what is not there."""
+        self.consumers: list[tuple[TaggingConsumer, TwinConsumer]] = []
+        self.channels = [(open_channel(self.engine, mode), TwinChannel(mode)) for mode in CHANNELS]
+        for name in self.arguments:
+            self.declare(name)
+        for newcomer in self.regulars:
+            self.consume(newcomer)
 
     def teardown(self) -> None:
-        """Everything is taken out: in order, with the attempts and the reasons that the twin expects."""
+        """Everything is taken out: in order, with the attempts and the deaths that the twin expects."""
         if hasattr(self, "engine"):
-            self.twin.dispatch()
-            drained = self.engine.drain("q")
-            drainer = TwinConsumer(10**6, True)
-            while self.twin.ready:
-                self.twin.get(drainer)
-            self.compare(drained, drainer.taken)
-            letters = [(name_of(m), reasons_of(m)[0][1]) for m in self.engine.drain("dead")]
-            assert letters == [(name, reason) for name, reason, _ in self.twin.dead]
+            for name in list(self.twin.queues):
+                consumer, twin = self.make_consumer(Newcomer(name, 0, 0, auto=True))
+                while consumer.queue.get(consumer) is not None:
+                    pass
+                while self.twin.queues[name].ready:
+                    twin.queue.get(twin)
+                self.compare(consumer, twin)
+            self.the_same()
         self.stack.close()
 
-    # --- Rules ----------------------------------------------------------------------------------------------
+    @rule(action=actions())
+    def act(self, action: tuple[str, dict[str, Any]]) -> None:
+        name, arguments = action
+        getattr(self, name)(**arguments)
 
-    @rule(count=st.integers(1, 4), persistent=st.booleans(), ttl_ms=st.sampled_from([None, None, None, 20]))
-    def publish(self, count: int, persistent: bool, ttl_ms: int | None) -> None:
-        names = [f"m{self.number + index}" for index in range(1, count + 1)]
-        self.number += count
-        published = self.engine.publish(*names, persistent=persistent, ttl_ms=ttl_ms)
-        assert list(published.refused) == self.twin.publish(names, persistent, ttl_ms)
+    def end_turn(self) -> None:
+        self.engine.turn()
+        self.twin.end_turn()
+
+    def real(self, name: str) -> Queue:
+        return self.engine.vhost.queues[name]
+
+    # --- Publishing and queues ------------------------------------------------------------------------------
+
+    def publish(self, publication: Publication) -> None:
+        messages = []
+        for size in publication.sizes:
+            self.number += 1
+            messages.append(publication.message(f"m{self.number}", size))
+        contents = [make_content(message) for message in messages]
+        total = sum(map(len, contents))
+        name = publication.queue
+        envelope = make_envelope(name, messages[0])
+        if publication.held:
+            channel, twin = self.channels[-1]
+            assert channel.transaction is not None
+            channel.transaction.publish(envelope, False, contents, total)
+            if name in self.twin.queues:
+                twin.published.append((name, messages))
+        else:
+            published = self.engine.vhost.publish(envelope, contents, total)
+            if name in self.twin.queues:
+                assert list(published.refused) == self.twin.queues[name].publish(messages)
+            else:
+                assert list(published.unroutable) == list(range(len(messages)))
         self.end_turn()
 
-    @precondition(lambda self: len(self.consumers) < 4)
-    @rule(credit=st.integers(0, 4), auto=st.sampled_from([False, False, False, True]))
-    def add_consumer(self, credit: int, auto: bool) -> None:
-        consumer, twin = TakingConsumer(self.queue, "c", credit, auto), TwinConsumer(credit, auto)
-        self.queue.add_consumer(consumer)
-        self.twin.consumers.append(twin)
+    def declare(self, name: str) -> None:
+        """It may be there already."""
+        arguments, durable = self.arguments[name], self.durable[name]
+        self.engine.vhost.declare_queue(name, durable, False, False, arguments, None)
+        self.twin.declare(name, arguments, durable)
+        self.end_turn()
+
+    def purge_or_delete(self, name: str, deletes: bool) -> None:
+        queue = self.twin.queues.get(name)
+        if queue is None:
+            return
+        if deletes:
+            assert self.engine.vhost.delete_queue(self.real(name)) == len(queue.ready)
+            self.twin.delete(name)
+        else:
+            assert self.real(name).purge() == len(queue.ready)
+            queue.ready.clear()
+        self.end_turn()
+
+    # --- Consumers ------------------------------------------------------------------------------------------
+
+    def make_consumer(self, newcomer: Newcomer) -> tuple[TaggingConsumer, TwinConsumer]:
+        channel, twin = self.channels[newcomer.channel]
+        _, _, credit, auto, exclusive, priority = newcomer
+        consumer = TaggingConsumer(channel, self.real(newcomer.queue), credit, auto, exclusive, priority)
+        return consumer, TwinConsumer(self.twin.queues[newcomer.queue], twin, credit, auto, exclusive, priority)
+
+    def consume(self, newcomer: Newcomer) -> None:
+        if newcomer.queue not in self.twin.queues or len(self.consumers) > 5:
+            return
+        consumer, twin = self.make_consumer(newcomer)
+        admitted = twin.queue.admits(twin.exclusive)
+        try:
+            consumer.queue.add_consumer(consumer)
+        except AccessRefused:
+            assert not admitted, "refused in vain"
+            return
+        assert admitted, "somebody has the queue for himself"
+        self.number += 1
+        consumer.channel.consumers[f"c{self.number}"] = consumer  # type: ignore[assignment]
+        twin.queue.add_consumer(twin)
         self.consumers.append((consumer, twin))
         self.end_turn()
 
-    @precondition(lambda self: self.consumers)
-    @rule(data=st.data(), more=st.integers(-1, 3))
-    def change_credit(self, data: st.DataObject, more: int) -> None:
-        consumer, twin = data.draw(st.sampled_from(self.consumers))
-        consumer.credit += more
-        twin.credit += more
-        self.queue.schedule()
+    def change_credit(self, which: int, more: int) -> None:
+        if self.consumers:
+            consumer, twin = self.consumers[which % len(self.consumers)]
+            consumer.credit += more
+            twin.credit += more
+            consumer.queue.schedule()
+            self.end_turn()
+
+    def cancel(self, which: int) -> None:
+        """It keeps what it holds."""
+        if self.consumers:
+            consumer, twin = self.consumers[which % len(self.consumers)]
+            consumer.queue.remove_consumer(consumer)
+            consumer.channel.forget(consumer)  # type: ignore[arg-type]
+            twin.queue.remove_consumer(twin)
+            self.end_turn()
+
+    def close(self, index: int) -> None:
+        """What the channel holds goes back; the client opens another at once."""
+        channel, twin = self.channels[index]
+        channel.close()
+        for consumer in [c for queue in self.twin.queues.values() for c in queue.consumers if c.channel is twin]:
+            consumer.queue.remove_consumer(consumer)
+        self.twin.close(twin)
+        self.channels[index] = (open_channel(self.engine, twin.transacting), TwinChannel(twin.transacting))
         self.end_turn()
 
-    @precondition(lambda self: self.consumers)
-    @rule(data=st.data(), keeps=st.booleans())
-    def remove_consumer(self, data: st.DataObject, keeps: bool) -> None:
-        """Cancelled, it keeps what it holds; closed, it gives it back."""
-        consumer, twin = data.draw(st.sampled_from(self.consumers))
-        self.queue.remove_consumer(consumer)
-        if twin in self.twin.consumers:
-            index = next(i for i, c in enumerate(self.twin.consumers) if c is twin)
-            del self.twin.consumers[index]
-            if index < self.twin.turn:
-                self.twin.turn -= 1
-        if not keeps:
-            self.settle_these(consumer, list(consumer.held), "return")
-            while consumer.lost:
-                self.speak_late(consumer, twin)
-            self.consumers.remove((consumer, twin))
-        self.end_turn()
-
-    @precondition(lambda self: any(consumer.held for consumer, _ in self.consumers))
-    @rule(data=st.data(), outcome=st.sampled_from(["accept", "accept", "return", "reject"]))
-    def settle(self, data: st.DataObject, outcome: str) -> None:
-        consumer, _ = data.draw(st.sampled_from([pair for pair in self.consumers if pair[0].held]))
-        places = data.draw(st.sets(st.integers(0, len(consumer.held) - 1), min_size=1, max_size=3))
-        self.settle_these(consumer, [consumer.held[place] for place in sorted(places)], outcome)
-        self.end_turn()
-
-    def settle_these(self, consumer: TakingConsumer, messages: list[Message], outcome: str) -> None:
-        if messages:
-            self.twin.settle([name_of(message) for message in messages], outcome)
-            self.queue.settle(messages, consumer, OUTCOMES[outcome])
-            for message in messages:
-                consumer.held.remove(message)
-
-    @precondition(lambda self: any(consumer.lost for consumer, _ in self.consumers))
-    @rule(data=st.data())
-    def settle_late(self, data: st.DataObject) -> None:
-        self.speak_late(*data.draw(st.sampled_from([pair for pair in self.consumers if pair[0].lost])))
-        self.end_turn()
-
-    def speak_late(self, consumer: TakingConsumer, twin: TwinConsumer) -> None:
-        consumer.lost.pop()
-        self.queue.late(consumer)
-        twin.unsettled -= 1
-
-    @rule(auto=st.booleans())
-    def get(self, auto: bool) -> None:
-        consumer, twin = TakingConsumer(self.queue, "get", 0, auto), TwinConsumer(0, auto)
-        self.queue.get(consumer)
-        self.twin.get(twin)
-        self.compare(consumer.taken, twin.taken)
-        if consumer.held:
+    def get(self, newcomer: Newcomer) -> None:
+        if newcomer.queue in self.twin.queues:
+            consumer, twin = self.make_consumer(newcomer._replace(credit=0))
+            consumer.queue.get(consumer)
+            twin.queue.get(twin)
             self.consumers.append((consumer, twin))
+            self.end_turn()
+
+    # --- Settling -------------------------------------------------------------------------------------------
+
+    def holding(self, which: int) -> tuple[Channel, TwinChannel] | None:
+        """A channel with something to settle."""
+        able = [(channel, twin) for channel, twin in self.channels if twin.unsettled]
+        return able[which % len(able)] if able else None
+
+    def settle(self, which: int, place: int, more: int, outcome: str, multiple: bool) -> None:
+        """One delivery, or all up to it, or it and another one."""
+        pair = self.holding(which)
+        if pair is None:
+            return
+        channel, twin = pair
+        count = len(twin.unsettled)
+        lease = twin.unsettled[place % count]
+        leases = [lease]
+        if multiple:
+            leases = [other for other in twin.unsettled if other.tag <= lease.tag]
+        elif outcome == "accept":
+            leases = [twin.unsettled[index] for index in sorted({place % count, more % count})]
+        self.twin.settle(twin, leases, outcome)
+        if outcome != "accept":
+            channel.basic_nack(lease.tag, multiple, outcome == "return")
+        elif multiple:
+            channel.ack_multiple(lease.tag)
+        else:
+            channel.ack([lease.tag for lease in leases])
         self.end_turn()
 
-    @rule(ms=st.sampled_from([0, 1, 10, 25, 100]))
+    def recover(self, which: int) -> None:
+        """No transaction holds that back."""
+        pair = self.holding(which)
+        if pair is not None:
+            channel, twin = pair
+            leases, twin.unsettled = twin.unsettled, []
+            self.twin.do_settle(leases, "return")
+            channel.basic_recover_async(True)
+            self.end_turn()
+
+    def end_transaction(self, commits: bool) -> None:
+        channel, twin = self.channels[-1]
+        if not commits:
+            self.twin.rollback(twin)
+            tx_rollback(channel)
+        elif self.twin.commit(twin):
+            tx_commit(channel)
+        else:
+            try:
+                tx_commit(channel)
+            except ChannelFault:
+                self.close(-1)
+            else:
+                raise AssertionError("a transaction that cannot be done as a whole")
+        self.end_turn()
+
+    # --- Time, commits and restarts -------------------------------------------------------------------------
+
     def advance(self, ms: int) -> None:
         self.engine.now_ms += ms
         self.engine.broker.begin(self.engine.now_ms)
@@ -176,107 +288,70 @@ class QueueMachine(RuleBasedStateMachine):
         self.twin.tick()
         self.end_turn()
 
-    @precondition(lambda self: len(self.twin.ready) > 2)
-    @rule()
-    def purge(self) -> None:
-        assert self.queue.purge() == len(self.twin.ready)
-        self.twin.ready.clear()
-        self.end_turn()
+    def commit(self, steps: int) -> None:
+        """It begins, is on disk, is done: whatever comes next, and so many steps."""
+        for _ in range(steps):
+            if self.committing is None:
+                snapshot = self.twin.snapshot()
+                if self.engine.store.begin():
+                    self.committing, self.finished = snapshot, False
+            elif not self.finished:
+                self.engine.store.finish()
+                self.finished = True
+                self.committed = self.committing
+            else:
+                self.engine.store.done()
+                self.committing = None
 
-    @rule()
-    def begin_commit(self) -> None:
-        if self.committing is None:
-            snapshot = self.twin.snapshot()
-            if self.engine.store.begin():
-                self.committing, self.finished = snapshot, False
-
-    @rule()
-    def finish_commit(self) -> None:
-        if self.committing is not None and not self.finished:
-            self.engine.store.finish()
-            self.finished = True
-            self.committed = self.committing
-
-    @rule()
-    def end_commit(self) -> None:
-        self.finish_commit()
-        if self.committing is not None:
-            self.engine.store.done()
-            self.committing = None
-
-    @rule()
-    def commit(self) -> None:
-        self.end_commit()
-        self.begin_commit()
-        self.end_commit()
-
-    @rule(commits=st.booleans(), looks=st.booleans())
-    def restart(self, commits: bool, looks: bool) -> None:
-        """kill -9, after a commit or not. Of the messages that were not persistent the disk says which of them had
-        been paged to it. `looks`: at what there is now, by way of a consumer."""
-        if commits:
-            self.commit()
-        on_disk = self.names_on_disk("q")
-        dead_on_disk = self.names_on_disk("dead")
+    def restart(self, steps: int) -> None:
+        """kill -9, after some steps of commits. Of the messages that were not persistent the disk says which of
+        them had been paged to it."""
+        self.commit(steps)
         self.engine.start()
-        self.consumers.clear()
         self.committing = None
-        place = self.twin.place
-        self.twin = self.committed.snapshot()
-        self.twin.place = place
-        if not self.durable:
-            on_disk.clear()
-            self.twin.surely_delivered = self.twin.maybe_delivered = 0
-        self.twin.restarted(self.engine.now_ms, on_disk, dead_on_disk)
+        self.twin.restart(self.committed, self.engine.on_disk())
         self.committed = self.twin.snapshot()
-        self.declare()
-        self.end_turn()
-        if looks:
-            self.add_consumer(20, False)
-            self.the_same()
-
-    def names_on_disk(self, queue: str) -> set[str]:
-        disk = self.engine.disk
-        names: list[str] = []
-        for data in disk.definitions.values():
-            definition = decode_definition(data)
-            if isinstance(definition, QueueDefinition) and definition.name == queue:
-                records = disk.messages.get(definition.queue_id, {}).values()
-                names = [json.loads(record[record.index(b'{"name"') :])["name"] for record in records]
-        assert len(set(names)) == len(names), "twice on disk"
-        return set(names)
+        self.connect()
 
     # --- Comparing ------------------------------------------------------------------------------------------
-
-    def end_turn(self) -> None:
-        self.engine.turn()
-        self.twin.dispatch()
-        while self.twin.ready and self.twin.expired(self.twin.ready[0]):  # that others hid
-            self.twin.die(self.twin.ready.pop(0), "expired")
-
-    def compare(self, real: list[Message], twin: list[TwinMessage]) -> None:
-        assert [name_of(m) for m in real] == [m.name for m in twin]
 
     @invariant()
     def the_same(self) -> None:
         if not hasattr(self, "engine"):
             return
-        assert self.queue.ready == len(self.twin.ready)
-        assert self.queue.leased == len(self.twin.leased)
-        assert self.engine.vhost.queues["dead"].ready == len(self.twin.dead)
         for consumer, twin in self.consumers:
-            self.compare(consumer.taken, twin.taken)
-            assert consumer.unsettled == twin.unsettled
-            assert sorted(name_of(m) for m in consumer.held) == sorted(m.name for m in twin.held)
-            twins = {m.name: m for m in twin.held}
-            for message in consumer.held:
-                other = twins[name_of(message)]
-                assert other.attempts in (None, message.attempts)
-                other.attempts = message.attempts
-                assert other.redelivered in (None, message.redelivered), f"{other} redelivered"
-                other.redelivered = message.redelivered
-                assert message.expires_at_ms == (other.expires_at_ms or 0)
-                assert message.consumer is consumer
+            self.compare(consumer, twin)
+        self.consumers = [(c, twin) for c, twin in self.consumers if twin in twin.queue.consumers or twin.unsettled]
+        queues = self.engine.vhost.queues
+        assert sorted(queues) == sorted(self.twin.queues)
+        for name, queue in self.twin.queues.items():
+            assert queues[name].ready == len(queue.ready), name
+            assert queues[name].leased == len(queue.leases), name
+            if "x-max-length-bytes" in queue.arguments:
+                assert queues[name].body_bytes == sum(message.size for message in queue.ready), name
+        for channel, twin_channel in self.channels:
+            twin_channel.unsettled.sort(key=lambda lease: lease.tag)
+            assert list(channel.unsettled_deliveries) == [lease.tag for lease in twin_channel.unsettled]
+
+    def compare(self, consumer: TaggingConsumer, twin: TwinConsumer) -> None:
+        """What it was given is what the twin gave."""
+        assert consumer.unsettled == twin.unsettled
+        names = [name_in(message.content) for message, _, _, _ in consumer.given]
+        assert names == [lease.message.name for lease in twin.taken]
+        for (message, tag, attempts, redelivered), lease in zip(consumer.given, twin.taken, strict=True):
+            if not lease.tag:
+                lease.tag = tag
+                assert message.expires_at_ms == (lease.message.expires_at_ms or 0)
+                self.compare_one(message.content, attempts, redelivered, lease.message)
+
+    def compare_one(self, content: bytes, attempts: int, redelivered: bool, twin: TwinMessage) -> None:
+        """The twin learns what it cannot know."""
+        assert twin.attempts in (None, attempts), f"{twin} after {attempts} attempts"
+        twin.attempts = attempts
+        assert twin.redelivered in (None, redelivered), f"{twin} redelivered"
+        twin.redelivered = redelivered
+        assert CONTAINER.body_bytes(content) == twin.size
+        assert tuple((d.queue, d.reason, d.count) for d in CONTAINER.deaths(content)) == twin.deaths
 
 
 QueueMachine.TestCase.settings = settings(max_examples=400, stateful_step_count=40, deadline=None)
