@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from struct import Struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from simulated_ledger import DEAD, Copy, Violation
+from simulated_copies import DEAD, Copy, Violation
+from simulated_transactions import Attempt, Settled
 
 from pabal.session.amqp091.connection import Amqp091Session
 from pabal.wire.amqp091 import methods as m
 from pabal.wire.amqp091.content import build, decode_properties, encode_properties, property_bytes
+from pabal.wire.amqp091.errors import PRECONDITION_FAILED
 
 if TYPE_CHECKING:
     from simulated_world import World
@@ -33,19 +36,33 @@ HANDSHAKE = b"".join(
         m.encode_method(CHANNEL, m.CHANNEL_OPEN),
     )
 )
-PROPERTIES = {
-    (persistent, expiration): encode_properties(
-        {"delivery_mode": 2 if persistent else 1, "expiration": expiration, "headers": {"h": "x"}}
-    )
-    for persistent in (False, True)
-    for expiration in (None, "20")
-}
-
 _HEAD = Struct(">BHI")
 _KEY = Struct(">I")
 _BODY_BYTES = Struct(">Q")
 _QUIET = {m.CONNECTION_START.key, m.CONNECTION_TUNE.key, m.CONNECTION_OPEN_OK.key, m.CHANNEL_OPEN_OK.key}
 _FAULTS = {m.CONNECTION_CLOSE.key, m.CHANNEL_CLOSE.key, m.BASIC_RETURN.key}
+
+
+@cache
+def properties(persistent: bool, expiration: str | None, priority: int) -> bytes:
+    return encode_properties(
+        {
+            "delivery_mode": 2 if persistent else 1,
+            "expiration": expiration,
+            "priority": priority or None,
+            "headers": {"h": "x"},
+        }
+    )
+
+
+class Outgoing(NamedTuple):
+    """A message to be published. `queues`: those it must be routed to."""
+
+    seq: int
+    queues: list[str]
+    persistent: bool
+    expiration: str | None
+    priority: int
 
 
 class Delivery:
@@ -61,13 +78,15 @@ class Delivery:
 
 class Client:
     """`held`: deliveries by tag, not settled. `published`: copies of each message by sequence number.
-    `replies`: methods the broker answered with, but for those below. `temporary`: it is there for one thing only."""
+    `replies`: methods the broker answered with, but for those below. `temporary`: it is there for one thing only.
+    `outgoing`, `settling`: what its open transaction holds. `attempts`: those it wants committed, not answered."""
 
     def __init__(self, world: World, name: str, temporary: bool = False) -> None:
         self.world = world
         self.name = name
         self.temporary = temporary
         self.confirming = False
+        self.transacting = False
         self.stalled = False
         self.leaving = False
         self.closed = False
@@ -75,6 +94,10 @@ class Client:
         self.published: list[list[Copy]] = []
         self.replies: list[m.Method] = []
         self.consuming: dict[str, tuple[str, bool]] = {}
+        self.cancelled: set[str] = set()
+        self.outgoing: list[Outgoing] = []
+        self.settling: list[tuple[int, Delivery, str]] = []
+        self.attempts: list[Attempt] = []
         self.getting: list[tuple[str, bool]] = []
         self.seq = 0
         self.waiting = bytearray()
@@ -111,29 +134,54 @@ class Client:
         self.call(m.CONFIRM_SELECT, True)
 
     def publish(
-        self, exchange: str, key: str, queues: list[str], persistent: bool, expiration: str | None, padding: int
+        self,
+        exchange: str,
+        key: str,
+        queues: list[str],
+        persistent: bool,
+        expiration: str | None = None,
+        padding: int = 0,
+        priority: int = 0,
     ) -> None:
         """`queues`: those it must be routed to."""
         self.seq += 1
-        seq = self.seq
-        body = b"id=%s-%06d;" % (self.name.encode(), seq) + bytes(padding)
+        outgoing = Outgoing(self.seq, queues, persistent, expiration, priority)
+        body = b"id=%s-%06d;" % (self.name.encode(), self.seq) + bytes(padding)
 
         def sent() -> None:
-            if self.leaving:
-                return
-            copies = self.world.ledger.sent(self.name, seq, queues, persistent)
-            if expiration is not None:
-                self.world.ledger.not_only_delivered.update(queues)
-            if self.confirming:
-                self.published.append(copies)
+            if not self.leaving:
+                copies = self._sent(outgoing)
+                if self.confirming:
+                    self.published.append(copies)
 
         frame = m.encode_method(CHANNEL, m.BASIC_PUBLISH, exchange, key, False, False)
-        self.send(frame + build(PROPERTIES[(persistent, expiration)], body, CHANNEL, FRAME_BYTES_MAX), sent)
+        content = build(properties(persistent, expiration, priority), body, CHANNEL, FRAME_BYTES_MAX)
+        self.send(frame + content, None if self.transacting else sent)
+        if self.transacting:
+            self.outgoing.append(outgoing)
 
-    def consume(self, queue: str, tag: str, no_ack: bool, prefetch: int, shared: bool) -> None:
+    def _sent(self, outgoing: Outgoing) -> list[Copy]:
+        """The ledger's side of a publish."""
+        seq, queues, persistent, expiration, priority = outgoing
+        if expiration is not None:
+            self.world.ledger.not_only_delivered.update(queues)
+        return self.world.ledger.sent(self.name, seq, queues, persistent, priority)
+
+    def consume(
+        self, queue: str, tag: str, no_ack: bool, prefetch: int, shared: bool, priority: int | None = None
+    ) -> None:
         self.call(m.BASIC_QOS, 0, prefetch, shared)
         self.consuming[tag] = (queue, no_ack)
-        self.call(m.BASIC_CONSUME, queue, tag, False, no_ack, False, True, {})
+        arguments = {} if priority is None else {"x-priority": priority}
+        self.call(m.BASIC_CONSUME, queue, tag, False, no_ack, False, True, arguments)
+
+    def cancel(self, tag: str) -> None:
+        """Deliveries may still be under way: it stays in `consuming`."""
+        self.call(m.BASIC_CANCEL, tag, True, effect=lambda: self.cancelled.add(tag))
+
+    def is_gone(self, tag: str) -> bool:
+        """The broker should know that this consumer wants nothing any more."""
+        return self.closed or self.leaving or tag in self.cancelled or tag not in self.consuming
 
     def get(self, queue: str, no_ack: bool) -> None:
         self.getting.append((queue, no_ack))
@@ -156,9 +204,12 @@ class Client:
         deliveries = [self.held.pop(t) for t in tags]
 
         def sent() -> None:
-            for delivery in deliveries:
-                self._settled(delivery, kind)
+            if not self.transacting:
+                for delivery in deliveries:
+                    self._settled(delivery, kind)
 
+        if self.transacting:
+            self.settling += [(t, delivery, kind) for t, delivery in zip(tags, deliveries, strict=True)]
         if kind == "ack":
             self.call(m.BASIC_ACK, tag, multiple, effect=sent)
         elif multiple:
@@ -173,13 +224,60 @@ class Client:
             return  # nobody reads it any more
         if kind == "requeue" or (kind == "reject" and delivery.queue != DEAD and copy.spec.dead_letters):
             return
-        late = delivery.until_ms is not None and self.world.now_ms >= delivery.until_ms
-        if late or self.session.blocked:
+        if self._is_late(delivery) or self.session.blocked:
             copy.may_go = True  # the lease may have run out when this is read: then it is ignored
             return
         self.world.ledger.settled(copy)
         if self.confirming:
             self._settles.append((len(self.published), copy))
+
+    def _is_late(self, delivery: Delivery) -> bool:
+        return delivery.until_ms is not None and self.world.now_ms >= delivery.until_ms
+
+    # --- Transactions ---------------------------------------------------------------------------------------
+
+    def transact(self) -> None:
+        self.transacting = True
+        self.call(m.TX_SELECT)
+
+    def commit(self) -> None:
+        """Until the broker has read all of this, nothing of the transaction may be seen anywhere."""
+        outgoing, self.outgoing = self.outgoing, []
+        settling, self.settling = self.settling, []
+        attempt = Attempt(f"the transaction of {self.name} up to {self.seq}")
+        alone = not self.attempts
+        self.attempts.append(attempt)
+
+        def sent() -> None:
+            if self.leaving:
+                return
+            for message in outgoing:
+                attempt.published += self._sent(message)
+            for _, delivery, kind in settling:
+                if kind != "requeue":
+                    attempt.settled.append(Settled(delivery.copy, delivery.queue, kind))
+                    attempt.settled[-1].sure = not self._is_late(delivery)
+            self.world.ledger.transactions.begun(attempt, alone and not self.session.blocked)
+
+        self.call(m.TX_COMMIT, effect=sent)
+
+    def roll_back(self) -> None:
+        """What it settled is its own again."""
+        self.held |= {tag: delivery for tag, delivery, _ in self.settling}
+        self.held = dict(sorted(self.held.items()))
+        self.outgoing, self.settling = [], []
+        self.call(m.TX_ROLLBACK)
+
+    def _refused(self, text: str) -> None:
+        """The channel was closed: a transaction could not be done. Others behind it were never looked at."""
+        for attempt in self.attempts:
+            self.world.ledger.transactions.refused(attempt)
+        attempt, self.attempts = self.attempts[0], []
+        full = any(copy.spec.refuses for copy in attempt.published)
+        late = any(settled.copy.spec.lease_ms is not None for settled in attempt.settled)
+        if not ("is full" in text and full) and not ("ran out" in text and late):
+            raise Violation(f"{attempt.name} was refused in vain: {text}")
+        self.closed = True  # and goes
 
     @property
     def unconfirmed(self) -> int:
@@ -235,6 +333,13 @@ class Client:
             self._confirmed(arguments[0], arguments[1], key == m.BASIC_ACK.key)
         elif key == m.BASIC_CANCEL.key:
             self.consuming.pop(arguments[0], None)
+        elif key == m.CHANNEL_CLOSE.key and self.attempts and arguments[0] == PRECONDITION_FAILED:
+            self._refused(arguments[1])
+        elif key == m.TX_COMMIT_OK.key:
+            if self.world.failed:
+                raise Violation(f"{self.name} got tx.commit-ok after the commit failed")
+            self._note("gets tx.commit-ok")
+            self.world.ledger.transactions.answered(self.attempts.pop(0), self.world.disk)
         elif key in _FAULTS:
             raise Violation(f"{self.name} got {method.name}: {arguments}")
         elif key == m.BASIC_RECOVER_OK.key:
@@ -255,8 +360,7 @@ class Client:
             queue, no_ack = self.getting.pop(0)
         ledger = self.world.ledger
         copy = ledger.delivered((self.name, consumer), queue, content, redelivered)
-        if self.world.note is not None:
-            self.world.note("   ", self.name, consumer, "gets", copy.name, "as", tag, "again" if redelivered else "")
+        self._note(consumer, "gets", copy.name, "as", tag, "again" if redelivered else "")
         spec = ledger.specs[queue]
         if spec.limit is not None:
             self._check_attempts(copy, spec.limit, content)
@@ -265,6 +369,10 @@ class Client:
         else:
             until_ms = None if spec.lease_ms is None else self.world.now_ms + spec.lease_ms
             self.held[tag] = Delivery(copy, queue, until_ms)
+
+    def _note(self, *what: object) -> None:
+        if self.world.note is not None:
+            self.world.note("   ", self.name, *what)
 
     def _check_attempts(self, copy: Copy, limit: int, content: bytes) -> None:
         headers: Any = decode_properties(property_bytes(content)).get("headers", {})
@@ -276,10 +384,7 @@ class Client:
     def _confirmed(self, upto: int, multiple: bool, taken: bool) -> None:
         if self.world.failed:
             raise Violation(f"{self.name} got a confirm after the commit failed")
-        if self.world.note is not None:
-            self.world.note(
-                "   ", self.name, "gets", "ack" if taken else "nack", upto, "and before" if multiple else ""
-            )
+        self._note("gets", "ack" if taken else "nack", upto, "and before" if multiple else "")
         first = self._first_unconfirmed if multiple else upto
         if first <= self._first_unconfirmed:
             self._first_unconfirmed = max(self._first_unconfirmed, upto + 1)
@@ -295,4 +400,4 @@ class Client:
                 for copy in durable:
                     self.world.ledger.settle_is_durable(copy)
         elif len(copies) == 1:
-            copies[0].refused = True
+            self.world.ledger.refused(copies[0])

@@ -1,115 +1,21 @@
 """What the simulation knows from the outside of every message, and the promises it holds the broker to.
 
-A *copy* is a message in one queue of those it was routed to, wherever it is now: there, or dead-lettered.
 Clients tell the ledger what they sent and what they were given; after a crash it compares that with the disk.
 """
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
 
-from pabal.model.definitions import QueueDefinition, decode_definition
+from simulated_copies import DEAD, Copy, CopyKey, QueueSpec, Violation, identify, on_disk
+from simulated_transactions import Transactions
+
 from pabal.store.memory import Disk
 
-DEAD = "dead"
-"""The queue of dead letters."""
-
-_ID = re.compile(rb"id=([a-z]+\d+)-(\d+);")
-_DEATH = b"\x13x-first-death-queueS"
-
-
-class Violation(Exception):
-    """The broker broke a promise."""
-
-
-@dataclass(frozen=True, slots=True)
-class QueueSpec:
-    """A queue of the run, and what may happen to its messages. `lossy`: some may go without anybody's word."""
-
-    name: str
-    durable: bool = True
-    arguments: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def dead_letters(self) -> bool:
-        return "x-dead-letter-exchange" in self.arguments
-
-    @property
-    def limit(self) -> int | None:
-        return self.arguments.get("x-delivery-limit")
-
-    @property
-    def lease_ms(self) -> int | None:
-        return self.arguments.get("x-consumer-timeout")
-
-    @property
-    def expires(self) -> bool:
-        return "x-message-ttl" in self.arguments or "x-max-length" in self.arguments
-
-    @property
-    def lossy(self) -> bool:
-        drops = "x-max-length" in self.arguments and self.arguments.get("x-overflow") != "reject-publish"
-        return not self.dead_letters and (drops or "x-message-ttl" in self.arguments)
-
-
-class Copy:
-    """`settled`: a settle of it was processed, durable or not. `gone`: for good. `may_go`: it may be there or not.
-    `handed_out`: in which life of the broker it was last delivered, by the queue it was delivered from.
-    `delivered_for_good`: queues that it was delivered from, which a crash must not make the broker forget."""
-
-    __slots__ = (
-        "confirmed",
-        "delivered_for_good",
-        "deliveries",
-        "gone",
-        "handed_out",
-        "may_go",
-        "name",
-        "persistent",
-        "publisher",
-        "refused",
-        "seq",
-        "settled",
-        "spec",
-    )
-
-    def __init__(self, publisher: str, seq: int, spec: QueueSpec, persistent: bool) -> None:
-        self.publisher = publisher
-        self.seq = seq
-        self.name = f"{publisher}-{seq} of {spec.name}"
-        self.spec = spec
-        self.persistent = persistent
-        self.confirmed = self.refused = self.settled = self.gone = self.may_go = False
-        self.deliveries = 0
-        self.handed_out: dict[str, int] = {}
-        self.delivered_for_good: set[str] = set()
-
-    @property
-    def must_be_kept(self) -> bool:
-        if not (self.confirmed and self.persistent and self.spec.durable):
-            return False
-        if self.settled or self.gone or self.may_go or self.spec.lossy:
-            return False
-        limit = self.spec.limit
-        return limit is None or self.spec.dead_letters or self.deliveries <= limit
-
-
-CopyKey = tuple[str, int, str]
-"""Publisher, its number, and the queue it was routed to."""
-
-
-def identify(data: bytes, queue: str) -> CopyKey:
-    """Which copy a content or a stored record in `queue` is."""
-    match = _ID.search(data)
-    if match is None:
-        raise Violation(f"a message in {queue} that nobody sent: {data!r}")
-    at = data.find(_DEATH)
-    if at >= 0:
-        start = at + len(_DEATH) + 4
-        queue = data[start : start + int.from_bytes(data[start - 4 : start], "big")].decode()
-    return match[1].decode(), int(match[2]), queue
+Stream = tuple[str, str, int]
+"""Publisher, queue and priority: what is in order."""
+Consumer = tuple[str, str]
+"""Client and tag."""
 
 
 class Ledger:
@@ -128,34 +34,43 @@ class Ledger:
         self._marks: dict[tuple[Copy, str], tuple[int | None, list[bool]]] = {}
         self._handed_out: list[tuple[Copy, str]] = []  # since all was durable the last time
         self._unsafe: list[Copy] = []  # settled, and not known to be durable
-        self._last_first: dict[tuple[str, str], int] = {}  # publisher, queue → highest number delivered first
-        self._firsts: dict[tuple[str, str], list[int]] = {}  # the same of the turn that is being written
-        self._runs: dict[tuple[str, str, str, str], int] = {}
+        self._last_first: dict[Stream, int] = {}  # the highest number delivered first
+        self._firsts: dict[Stream, list[int]] = {}  # the same of the turn that is being written
+        self._runs: dict[tuple[str, str, Stream], int] = {}
+        self.active = ActiveConsumers()
+        self.transactions = Transactions(self)
 
     # --- What clients say -----------------------------------------------------------------------------------
 
-    def sent(self, publisher: str, seq: int, queues: list[str], persistent: bool) -> list[Copy]:
-        copies = []
-        for name in queues:
-            copy = self.copies[(publisher, seq, name)] = Copy(publisher, seq, self.specs[name], persistent)
-            copies.append(copy)
+    def sent(self, publisher: str, seq: int, queues: list[str], persistent: bool, priority: int) -> list[Copy]:
+        copies = [Copy(publisher, seq, self.specs[name], persistent, priority, self.life) for name in queues]
+        self.copies |= {copy.key: copy for copy in copies}
         return copies
 
     def confirmed(self, copies: list[Copy], disk: Disk) -> None:
         """The broker said so, just now: then they are on disk, or somebody has settled them."""
-        there: dict[CopyKey, int] | None = None
+        there: dict[CopyKey, list[str]] | None = None
         for copy in copies:
             copy.confirmed = True
             self.confirmed_count += 1
             if copy.must_be_kept:
                 there = on_disk(disk) if there is None else there
-                if (copy.publisher, copy.seq, copy.spec.name) not in there:
+                if copy.key not in there:
                     raise Violation(f"{copy.name} was confirmed before it was durable")
+
+    def refused(self, copy: Copy) -> None:
+        """By its queue. It is among the dead letters then, or nowhere."""
+        copy.refused = True
+        copy.confirmed = copy.spec.keeps_refused
 
     def settled(self, copy: Copy) -> None:
         """The broker has processed a settle that ends this copy."""
-        copy.settled = True
+        copy.settled += 1
         self._unsafe.append(copy)
+
+    def unsettled(self, copy: Copy) -> None:
+        """It has not, after all."""
+        copy.settled -= 1
 
     def settle_is_durable(self, copy: Copy) -> None:
         if copy.settled:
@@ -185,8 +100,10 @@ class Ledger:
         copy = self.copies.get(key)
         if copy is None or copy.gone:
             raise Violation(f"{key} was delivered from {queue} after it was gone for good")
-        if copy.refused:
+        if copy.refused and not (copy.spec.keeps_refused and queue == DEAD):
             raise Violation(f"{copy.name} was refused and delivered all the same")
+        if self.specs[queue].single:
+            self.active.delivered(consumer, queue)
         self.delivered_count += 1
         last, marks = self._marks.setdefault((copy, queue), (copy.handed_out.get(queue), []))
         marks.append(redelivered)
@@ -199,20 +116,23 @@ class Ledger:
         return copy
 
     def _first_delivery(self, copy: Copy, consumer: tuple[str, str]) -> None:
-        queue = copy.spec.name
-        self._firsts.setdefault((copy.publisher, queue), []).append(copy.seq)
-        run = (*consumer, copy.publisher, queue)
+        stream = (copy.publisher, copy.spec.name, copy.level)
+        self._firsts.setdefault(stream, []).append(copy.seq)
+        run = (*consumer, stream)
         if copy.seq < self._runs.get(run, 0):
             raise Violation(f"{copy.name} came to {consumer} after {self._runs[run]}")
         self._runs[run] = copy.seq
 
-    def turn_written(self) -> None:
-        """All that was handed out in one turn has been reported: first deliveries are in the publisher's order."""
-        for (publisher, queue), numbers in self._firsts.items():
-            last = self._last_first.get((publisher, queue), 0)
+    def turn_written(self, is_gone: Callable[[str, str], bool]) -> None:
+        """All that was handed out in one turn has been reported: first deliveries are in the publisher's order.
+        `is_gone`: whether this client, or this consumer of it, is known to have left."""
+        for stream, numbers in self._firsts.items():
+            publisher, queue, _ = stream
+            last = self._last_first.get(stream, 0)
             if min(numbers) < last:
                 raise Violation(f"{publisher}-{min(numbers)} of {queue} was first delivered after {publisher}-{last}")
-            self._last_first[(publisher, queue)] = max(numbers)
+            self._last_first[stream] = max(numbers)
+        self.active.check(is_gone)
         for (copy, queue), (last, marks) in self._marks.items():
             self._check_marks(copy, queue, last, marks)
         for copy, attempts in self.counted:
@@ -226,7 +146,9 @@ class Ledger:
     def _check_marks(self, copy: Copy, queue: str, last: int | None, marks: list[bool]) -> None:
         """`marks`: whether it was marked as redelivered, each time in this turn, in whatever order the connections
         were written to. `last`: the life of the broker in which it was delivered before."""
-        if last is None and all(marks):
+        # After a restart a priority queue marks all that came before the last that was delivered, of any priority.
+        may_be_marked = self.specs[queue].max_priority and copy.born < self.life
+        if last is None and all(marks) and not may_be_marked:
             raise Violation(f"{copy.name} is delivered from {queue} for the first time and marked as redelivered")
         if last == self.life and not all(marks):
             raise Violation(f"{copy.name} is delivered from {queue} again and not marked as redelivered")
@@ -237,6 +159,8 @@ class Ledger:
 
     def crashed(self, disk: Disk) -> None:
         """Compares with what is on disk, and from now on takes that for what there is."""
+        self.transactions.check(disk)
+        self.transactions.pending.clear()
         self.life += 1
         self._unsafe.clear()
         self._handed_out.clear()
@@ -244,48 +168,64 @@ class Ledger:
         self._runs.clear()
         self._marks.clear()
         self.counted.clear()
-        for publisher, queue in list(self._last_first):
+        self.active = ActiveConsumers()
+        for stream in list(self._last_first):
+            _, queue, _ = stream
             if queue in self.not_only_delivered or self.specs[queue].expires:
-                del self._last_first[(publisher, queue)]
+                del self._last_first[stream]
         self.not_only_delivered.clear()
         found = on_disk(disk)
         kept: dict[CopyKey, Copy] = {}
         for key, copy in self.copies.items():
-            count = found.pop(key, 0)
-            self.check(copy, count)
-            if count:
+            places = found.pop(key, [])
+            self.check(copy, places)
+            if places:
                 copy.confirmed = True
-                copy.settled = False
+                copy.settled = 0
                 copy.may_go = not copy.persistent
                 kept[key] = copy
         if found:
             raise Violation(f"on disk, and nobody knows them (any more): {sorted(found)}")
         self.copies = kept
 
-    def check(self, copy: Copy, count: int) -> None:
-        """`count`: how often it is in queues now."""
-        if count > 1:
-            raise Violation(f"{copy.name} is there {count} times")
-        if count and copy.gone:
+    def check(self, copy: Copy, places: list[str]) -> None:
+        """`places`: the queues it is in now."""
+        if len(places) > 1:
+            raise Violation(f"{copy.name} is there {len(places)} times")
+        if places and copy.gone:
             raise Violation(f"{copy.name} came back after its settle was durable")
-        if count and copy.refused:
+        if places and copy.refused and not (copy.spec.keeps_refused and places == [DEAD]):
             raise Violation(f"{copy.name} was refused and kept all the same")
-        if not count and copy.must_be_kept:
+        if not places and copy.must_be_kept:
             raise Violation(f"{copy.name} was lost after it was confirmed")
 
 
-def on_disk(disk: Disk) -> dict[CopyKey, int]:
-    """How often each copy is in the durable queues on disk; their states must tell the same number."""
-    found: dict[CopyKey, int] = {}
-    for data in disk.definitions.values():
-        definition = decode_definition(data)
-        if not isinstance(definition, QueueDefinition):
-            continue
-        messages = disk.messages.get(definition.queue_id, {})
-        for record in messages.values():
-            key = identify(record, definition.name)
-            found[key] = found.get(key, 0) + 1
-        state = disk.states.get(definition.queue_id)
-        if (state.messages if state else 0) != len(messages):
-            raise Violation(f"{definition.name} has {len(messages)} messages on disk and its state says {state}")
-    return found
+class ActiveConsumers:
+    """Of queues with a single active consumer: one has it until it leaves, and then never again."""
+
+    def __init__(self) -> None:
+        self._active: dict[str, Consumer] = {}
+        self._former: set[Consumer] = set()
+        self._served: dict[str, dict[Consumer, None]] = {}  # in the turn that is being written
+
+    def delivered(self, consumer: Consumer, queue: str) -> None:
+        if consumer[1] != "get":
+            self._served.setdefault(queue, {})[consumer] = None
+
+    def check(self, is_gone: Callable[[str, str], bool]) -> None:
+        for queue, served in self._served.items():
+            for consumer in served:
+                if consumer in self._former:
+                    raise Violation(f"{consumer} is served by {queue} after another took over")
+            staying = [consumer for consumer in served if not is_gone(*consumer)]
+            before = self._active.get(queue)
+            if len(staying) > 1:
+                raise Violation(f"{queue} serves {staying} at once")
+            if staying and before not in (None, staying[0]):
+                assert before is not None
+                if not is_gone(*before):
+                    raise Violation(f"{queue} serves {staying[0]} while {before} is still there")
+                self._former.add(before)
+            if staying:
+                self._active[queue] = staying[0]
+        self._served.clear()

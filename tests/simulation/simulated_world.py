@@ -117,6 +117,7 @@ class World:
         if self.commit is not None and not self.commit_finished:
             self.commit[0]()
             self.commit_finished = True
+            self.ledger.transactions.check(self.disk)
 
     def end_commit(self, error: StoreError | None = None) -> None:
         """The broker hears of it."""
@@ -160,12 +161,15 @@ class World:
         raise AssertionError("the broker never comes to rest")
 
     def _written(self) -> None:
-        self.ledger.turn_written()
+        self.ledger.turn_written(self._is_gone)
         if self.commit is None and self.store.journal.empty and not self.failed and not self.turn.committing:
             self.ledger.everything_is_durable()
         for client in [client for client in self.clients if client.closed]:
             self.clients.remove(client)
             client.session.connection_lost()
+
+    def _is_gone(self, name: str, tag: str) -> bool:
+        return all(client.is_gone(tag) for client in self.clients if client.name == name)
 
 
 @contextmanager

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from simulated_client import Client
-from simulated_ledger import DEAD, Ledger, QueueSpec
+from simulated_copies import DEAD, QueueSpec
+from simulated_ledger import Ledger
 from simulated_world import World
 
 from pabal.wire.amqp091 import methods as m
