@@ -96,6 +96,7 @@ class _Silent:
     def __init__(self, broker: Broker, vhost: Vhost) -> None:
         self.broker = broker
         self.vhost = vhost
+        self.output = self
 
     def write(self, data: bytes) -> None: ...
     def write_durable(self, channel: int, method: object) -> None: ...

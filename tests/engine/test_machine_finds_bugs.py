@@ -136,10 +136,10 @@ def late_settles_give_no_room(patch: pytest.MonkeyPatch) -> None:
 def limit_off_by_one(patch: pytest.MonkeyPatch) -> None:
     original = Queue._return
 
-    def give_back(self: Any, messages: list[Message], reason: str) -> None:
+    def give_back(self: Any, messages: list[Message], reason: str, failed: bool) -> None:
         for message in messages:
             message.attempts -= 1
-        original(self, messages, reason)
+        original(self, messages, reason, failed)
         for message in messages:
             message.attempts += 1
 
@@ -195,10 +195,10 @@ def levels_are_not_counted_down(patch: pytest.MonkeyPatch) -> None:
 def bytes_that_come_back_are_not_counted(patch: pytest.MonkeyPatch) -> None:
     original = Queue._return
 
-    def give_back(self: Any, messages: list[Message], reason: str) -> None:
+    def give_back(self: Any, messages: list[Message], reason: str, failed: bool) -> None:
         before = self._counts_bytes
         self._counts_bytes = False
-        original(self, messages, reason)
+        original(self, messages, reason, failed)
         self._counts_bytes = before
 
     patch.setattr(Queue, "_return", give_back)
@@ -206,7 +206,7 @@ def bytes_that_come_back_are_not_counted(patch: pytest.MonkeyPatch) -> None:
 
 def bytes_are_forgotten_by_a_restart(patch: pytest.MonkeyPatch) -> None:
     original = QueueLog.state
-    patch.setattr(QueueLog, "state", lambda self: original(self)._replace(body_bytes=0))
+    patch.setattr(QueueLog, "state", lambda self: original(self)._replace(body_bytes=1))
 
 
 def the_refused_do_not_die(patch: pytest.MonkeyPatch) -> None:

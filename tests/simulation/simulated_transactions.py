@@ -55,10 +55,10 @@ class Transactions:
         self.pending.append(attempt)
         for settled in attempt.settled:
             copy = settled.copy
+            settled.sure = settled.sure and certain and copy.must_be_kept
             if not certain:
                 copy.may_go = True
             elif settled.ends:
-                settled.sure = settled.sure and copy.must_be_kept
                 settled.counted = True
                 self._ledger.settled(copy)
 
@@ -107,7 +107,7 @@ class Transactions:
                 copy = settled.copy
                 if settled.is_there(places):
                     undone.append(f"{copy.name} is still there")
-                elif settled.sure and copy.settled == 1 and not copy.may_go:
+                elif settled.sure and copy.settled <= settled.counted and not copy.may_go:
                     done.append(f"{copy.name} is gone")
             if done and undone:
                 raise Violation(f"{attempt.name} is there in part: {', '.join(done)}, but {', '.join(undone)}")
