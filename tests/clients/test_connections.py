@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pika
 import pytest
@@ -12,7 +14,7 @@ from pika.data import encode_table
 from pika.exceptions import ProbableAccessDeniedError, ProbableAuthenticationError
 from pika.spec import Basic, Channel, Connection, Queue
 
-from broker_process import BrokerAddress
+from broker_process import BrokerAddress, BrokerProcess
 from clients.pika_client import Connect, Names, bodies, publish, wait_until
 from clients.raw_client import RawClient
 
@@ -250,6 +252,22 @@ def test_the_server_sends_heartbeats_and_misses_those_of_the_client(broker: Brok
         assert received.replace(FRAME_HEARTBEAT, b"") == b""
         beating.open_channel(1)
         beating.close_connection()
+
+
+def test_a_broker_that_was_stopped_blames_no_client(start_broker: Callable[..., BrokerProcess]) -> None:
+    """As by SIGSTOP, or with the machine it runs on: what came meanwhile is read before anybody is missed."""
+    broker = start_broker()
+    with RawClient(broker.host, broker.port) as client:
+        client.handshake(heartbeat=1)
+        os.kill(broker.pid, signal.SIGSTOP)
+        began = time.monotonic()
+        while time.monotonic() - began < 4:
+            client.send_bytes(FRAME_HEARTBEAT)
+            time.sleep(0.5)
+        os.kill(broker.pid, signal.SIGCONT)
+        client.open_channel(1)
+        client.send_bytes(FRAME_HEARTBEAT)
+        client.close_connection()
 
 
 def test_pika_idles_with_heartbeats(connect: Connect) -> None:

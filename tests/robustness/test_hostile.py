@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
+from pika.spec import Connection
 
 from broker_process import SOURCE, BrokerProcess
+from clients.raw_client import RawClient
 from robustness import peers as p
 from robustness.attacks import ATTACKS, GOOD_PUBLISH, local_port
 from robustness.citizens import MIB, Memory, memory_under, unharmed
@@ -177,8 +179,20 @@ def test_more_connections_than_files(start_broker: StartBroker) -> None:
 def test_connections_max(start_broker: StartBroker) -> None:
     broker = start_broker(environment={"PABAL_CONNECTIONS_MAX": "20"})
     peers = [p.Peer(broker.port) for _ in range(20)]
+    with RawClient("127.0.0.1", broker.port) as late:
+        late.start()
+        late.start_ok()
+        late.tune()
+        late.send(0, Connection.TuneOk(2047, 131072, 0))
+        late.send(0, Connection.Open("/"))
+        close = late.expect(Connection.Close)
+        text = "NOT_ALLOWED - connection refused: node connection limit (20) is reached"
+        assert (close.reply_code, close.reply_text) == (530, text)
+    waiting = [p.Peer(broker.port, handshake=False) for _ in range(100)]
     with p.Peer(broker.port, handshake=False) as late:
-        assert late.end() == b""
+        assert late.end() == b"", "not even told"
+    for one in waiting:
+        one.close()
     peers[0].declare("q")
     peers.pop().close()
     p.eventually(broker.answers, "there is room again")

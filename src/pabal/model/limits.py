@@ -41,6 +41,9 @@ HEARTBEAT_SECONDS: Final = 60
 HANDSHAKE_SECONDS_MAX: Final = 10
 """A peer that has not opened its connection by then is dropped."""
 
+REFUSED_CONNECTIONS_MAX: Final = 100
+"""How many above the setting `connections_max` may get as far as to be told that they are too many."""
+
 SHUTDOWN_SECONDS_MAX: Final = 2
 """How long a stopping broker waits for its clients to answer connection.close."""
 

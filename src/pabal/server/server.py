@@ -20,7 +20,11 @@ from pabal.broker.broker import Broker
 from pabal.model.compatibility import COMPATIBILITIES
 from pabal.model.definitions import UserDefinition
 from pabal.model.errors import StoreError
-from pabal.model.limits import RESOURCES_CHECK_SECONDS, SHUTDOWN_SECONDS_MAX
+from pabal.model.limits import (
+    REFUSED_CONNECTIONS_MAX,
+    RESOURCES_CHECK_SECONDS,
+    SHUTDOWN_SECONDS_MAX,
+)
 from pabal.model.passwords import hash_password
 from pabal.server.connection import Connection, printable
 from pabal.server.provision import check_vhosts, provision, restart_needed
@@ -304,8 +308,11 @@ class Server:
 
     def add(self, connection: Connection) -> None:
         self._connections.add(connection)
-        if len(self._connections) > self.settings.connections_max:
-            connection.log(f"refused: there are {self.settings.connections_max} connections already")
+        most = self.settings.connections_max
+        if len(self._connections) > most:
+            connection.log(f"refused: there are {most} connections already")
+            connection.session.refusal = f"connection refused: node connection limit ({most}) is reached"
+        if len(self._connections) > most + REFUSED_CONNECTIONS_MAX:
             connection.abort()
 
     def remove(self, connection: Connection) -> None:

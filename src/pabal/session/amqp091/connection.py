@@ -32,7 +32,7 @@ class Amqp091Session:
     """One connection. The server gives it `receive_data`, and takes its `output` whenever `on_output` was called.
 
     `closed`: nothing more is to be read; once the output is written, the socket is to be closed.
-    `log`: called with one line an event, never a secret.
+    `log`: called with one line an event, never a secret. `refusal`: why this connection must not be opened.
     """
 
     __slots__ = (
@@ -55,6 +55,7 @@ class Amqp091Session:
         "container",
         "frame_bytes_max",
         "output",
+        "refusal",
         "settings",
         "state",
         "user",
@@ -79,6 +80,7 @@ class Amqp091Session:
         self.state = "header"
         self.frame_bytes_max = settings.frame_bytes_max
         self.wants_cancel_notify = False
+        self.refusal = ""
         self._access = access
         self._alarmed = False  # it published during an alarm, and is not read until that is over
         self.settings = settings
@@ -337,6 +339,8 @@ class Amqp091Session:
 
     def _open(self, name: str) -> None:
         vhost = self.broker.vhosts.get(name)
+        if self.refusal:
+            raise WireError(codes.NOT_ALLOWED, self.refusal)
         if vhost is None:
             raise WireError(codes.NOT_ALLOWED, f"vhost {name} not found")
         if not self._access.may_open(self.user, name):

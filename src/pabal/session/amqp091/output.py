@@ -39,7 +39,7 @@ class Output:
         self.stalled = False
         """The peer does not read its answers: nothing more is taken from it."""
         self.sent_ms = broker.now_ms
-        """When output was taken last."""
+        """When there was output last."""
         self._broker = broker
         self._scanner = scanner
         self._on_output = on_output
@@ -121,7 +121,8 @@ class Output:
         pieces = self._pieces
         self._pieces = []
         self._bytes = 0
-        self.sent_ms = now_ms
+        if pieces:
+            self.sent_ms = now_ms
         return pieces
 
     def drained(self) -> bool:
