@@ -293,6 +293,18 @@ def test_rejects_are_dead_lettered_at_the_commit(tx: BlockingChannel, channel: B
     assert all(history(letter) == [death(queue, "rejected")] for letter in letters)
 
 
+def test_publishes_come_before_settlements(tx: BlockingChannel, channel: BlockingChannel, names: Names) -> None:
+    """RabbitMQ's order: seen where what is rejected dies into the queue that is published to."""
+    dead, work = names.queue("dead"), names.queue("work")
+    channel.queue_declare(dead)
+    channel.queue_declare(work, arguments={"x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead})
+    publish(channel, work, b"rejected")
+    tx.basic_reject(get(tx, work, auto_ack=False).tag, requeue=False)
+    publish(tx, dead, b"published")
+    tx.tx_commit()
+    assert [get(channel, dead).body for _ in range(2)] == [b"published", b"rejected"]
+
+
 def test_a_delivery_cannot_be_settled_twice(tx: BlockingChannel, channel: BlockingChannel, queue: str) -> None:
     publish(channel, queue, b"x")
     received = get(tx, queue, auto_ack=False)

@@ -310,15 +310,15 @@ def deaths_are_not_counted(patch: pytest.MonkeyPatch) -> None:
 
 
 def cycles_are_not_seen(patch: pytest.MonkeyPatch) -> None:
-    original = pabal.broker.dead_letters._is_cycle
+    original = pabal.broker.dead_letters.is_cycle
     patch.setattr(
-        pabal.broker.dead_letters, "_is_cycle", lambda name, deaths: len(deaths) > 3 and original(name, deaths)
+        pabal.broker.dead_letters, "is_cycle", lambda name, deaths: len(deaths) > 3 and original(name, deaths)
     )
 
 
 def a_cycle_with_a_rejection_is_cut(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
-        pabal.broker.dead_letters, "_is_cycle", lambda name, deaths: any(death.queue == name for death in deaths)
+        pabal.broker.dead_letters, "is_cycle", lambda name, deaths: any(death.queue == name for death in deaths)
     )
 
 
@@ -390,19 +390,6 @@ def publishes_do_not_wait_for_the_commit(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Transaction, "publish", publish)
 
 
-def settlements_come_first(patch: pytest.MonkeyPatch) -> None:
-    original = Transaction.commit
-
-    def commit(self: Any) -> None:
-        self._check_leases()
-        settlements, self._settlements = self._settlements, []
-        for tags, outcome in settlements:
-            self._channel.settle(self._deliveries, tags, outcome)
-        original(self)
-
-    patch.setattr(Transaction, "commit", commit)
-
-
 DLX = {"x-dead-letter-exchange": ""}
 SINGLE = {"x-single-active-consumer": True}
 PLANTS: dict[Plant, dict[str, dict[str, Any]]] = {
@@ -445,7 +432,6 @@ PLANTS: dict[Plant, dict[str, dict[str, Any]]] = {
     a_rollback_publishes: {},
     a_rollback_forgets_what_was_settled: {},
     publishes_do_not_wait_for_the_commit: {},
-    settlements_come_first: {"q": DLX},
 }
 """Each with the arguments of queues that it can be seen in."""
 
