@@ -71,7 +71,9 @@ def moves(engine: Engine, until: Callable[[], bool]) -> int:
 def test_a_task_waits_once_however_many_levels_its_time_has(engine: Engine) -> None:
     send(engine, "task", 0b10110111)
     engine.commit()
-    assert waiting(engine) == 1
+    assert waiting(engine) == engine.vhost.queues["delayed_7"].ready == 1
+    engine.restart()
+    assert waiting(engine) == engine.vhost.queues["delayed_7"].ready == 1
     tasks = engine.vhost.queues["tasks"]
     assert moves(engine, lambda: tasks.ready == 1) == 1
     assert engine.now_ms - START_MS == 0b10110111 * 1000

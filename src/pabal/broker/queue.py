@@ -66,8 +66,8 @@ class Queue(Intake):
 
     @property
     def ready(self) -> int:
-        """Messages that wait for a consumer."""
-        return len(self.backlog)
+        """Messages that wait for a consumer, or on their way through a chain of delays that begins here."""
+        return len(self.backlog) + (self._waiting.relayed if self._waiting is not None else 0)
 
     @property
     def waiting(self) -> Waiting:
@@ -372,7 +372,7 @@ class Queue(Intake):
 
     def _recall(self, drop: bool = False) -> int:
         """Messages on their way through a chain of delays are ready here after all, or gone."""
-        return self._waiting.recall(drop) if self._waiting is not None and self._may_relay else 0
+        return self._waiting.recall(drop) if self._waiting is not None else 0
 
     # --- The whole queue ------------------------------------------------------------------------------------
 

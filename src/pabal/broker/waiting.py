@@ -26,12 +26,14 @@ _END_OF_TIME: Final = 2**63
 class Waiting:
     """Made by its queue when it is first needed. A message that waits is in the store, and not among the queue's own
     messages: going and coming are moves, each in one commit. It keeps its position, so it comes back to its own
-    place among those that are ready then."""
+    place among those that are ready then. `relayed`: how many are on their way through a chain."""
 
     def __init__(self, queue: Queue, state: QueueState | None) -> None:
         self._queue = queue
         self._broker = queue.vhost.broker
         self._log: QueueLog = self._broker.store.journal.queue_log(waiting_id(queue.log.queue_id), state, timed=True)
+        levels = self._log.levels = self._log.levels or {}
+        self.relayed = levels.get(_RELAYED, 0)
         self._timetable = Timetable(self._broker.store, self._log)
 
     def __len__(self) -> int:
@@ -52,6 +54,7 @@ class Waiting:
     def relay(self, message: Message, at_ms: int) -> None:
         """A message, which entered at the time in `expires_at_ms`, is to leave the chain then."""
         self._timetable.add(message, at_ms, kind=_RELAYED)
+        self.relayed += 1
 
     def next_ms(self) -> int | None:
         """When there is something to be done. None: never, or when a consumer has taken some of what came back."""
@@ -67,6 +70,7 @@ class Waiting:
         for waiting in due:
             kind = position_kind(waiting.position)
             if kind == _RELAYED:
+                self.relayed -= 1
                 leave_chain(self._queue, waiting, self._broker.now_ms)
             elif kind == _DEAD:
                 self._place(waiting)
@@ -78,6 +82,8 @@ class Waiting:
     def recall(self, drop: bool = False) -> int:
         """Somebody wants to see what the queue has: what is on its way through a chain is ready here now. With `drop`
         it is gone instead. Returns how many these were."""
+        if not self.relayed:
+            return 0
         others: list[Message] = []
         count = 0
         while waiting := self._timetable.take(_END_OF_TIME, TIMER_MESSAGES_MAX):
@@ -88,6 +94,7 @@ class Waiting:
                     self._queue.publish_here(message.envelope, message.content)
             self._timetable.remove(relayed)
             count += len(relayed)
+            self.relayed -= len(relayed)
         for message in others:
             self._timetable.put_back(message)
         return count

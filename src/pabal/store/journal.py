@@ -64,7 +64,8 @@ class QueueState(NamedTuple):
 
     `messages`: how many are in the store, ready and leased. `delivered_position`: no message beyond it was ever
     delivered, so after a crash those up to it may have been. `body_bytes`: of these messages, if the queue counts
-    them, else 0. `levels`: of a priority queue, how many messages there are of each priority.
+    them, else 0. `levels`: of a priority queue, how many messages there are of each priority; of what waits,
+    of each kind.
     """
 
     next_position: int
@@ -154,7 +155,8 @@ class QueueLog:
     `durable_position`: all messages up to it that were appended are in the store for good. `on_durable` is called
     when that has moved, if set. `counts_attempts`: attempts are kept, and a message that is leased when it is written
     counts as attempted once more, so that one which brings the broker down does not do so for ever.
-    `counts_bytes`: keep count of bodies. `levels`: messages of each priority; None when there are no priorities.
+    `counts_bytes`: keep count of bodies. `levels`: messages of each priority, or of each kind that waits; None when
+    there are no such things.
     Positions here (next, delivered, durable) are orders of arrival, without the priority.
     """
 
@@ -301,10 +303,10 @@ class QueueLog:
     def _count_levels(self, puts: list[tuple[bytes, bytes]]) -> None:
         assert self.levels is not None
         for key, _ in puts:
-            priority = 255 - key[8]
-            self.levels[priority] = self.levels.get(priority, 0) + 1
+            level = key[16] if self.timed else 255 - key[8]
+            self.levels[level] = self.levels.get(level, 0) + 1
         for position in self.removed:
-            self.levels[255 - (position >> LEVEL_SHIFT)] -= 1
+            self.levels[position_kind(position) if self.timed else 255 - (position >> LEVEL_SHIFT)] -= 1
 
     def _touch(self) -> None:
         self._dirty = True
