@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 from pabal.model.errors import StoreError
 from pabal.model.limits import CLOSE_SECONDS_MAX, OUTPUT_BYTES_HIGH, OUTPUT_BYTES_LOW, TURN_BYTES_MAX
 from pabal.session.amqp091.connection import Amqp091Session
+from pabal.session.amqp091.trace import Trace
 
 if TYPE_CHECKING:
     from pabal.server.server import Server
@@ -33,6 +35,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self.session: Amqp091Session
         self.peer = "?"
+        self._trace = Trace(self._debug) if server.log.isEnabledFor(logging.DEBUG) else None
         self._writing_paused = False
         self._reading_paused = False
         self._closed_at_ms = 0
@@ -63,6 +66,8 @@ class Connection(asyncio.Protocol):
             self._turn = server.turn_count
             self._turn_bytes = 0
         self._turn_bytes += len(data)
+        if self._trace is not None:
+            self._trace.received(data)
         self._guarded(lambda: self.session.receive_data(data))
         self.after_input()
 
@@ -97,6 +102,9 @@ class Connection(asyncio.Protocol):
         """Sends what the session has to say."""
         session = self.session
         pieces = session.output.take(self._server.now_ms)
+        if self._trace is not None:
+            self._trace.sent(pieces)
+            self._trace.state(session.state)
         transport = self._transport
         if transport.is_closing():
             return
@@ -125,6 +133,8 @@ class Connection(asyncio.Protocol):
 
     def after_input(self) -> None:
         """Closes, stops reading or reads on, as the session's state asks for."""
+        if self._trace is not None:
+            self._trace.state(self.session.state)
         if self.session.closed:
             self._server.turn.writes(self)
         elif self.session.blocked or self._server.overloaded:
@@ -152,17 +162,26 @@ class Connection(asyncio.Protocol):
         if self._reading_paused and not self._transport.is_closing():
             self._reading_paused = False
             self._transport.resume_reading()
+            if self._trace is not None:
+                self._debug("= read on")
 
     def abort(self) -> None:
         self._transport.abort()
 
     def log(self, event: str) -> None:
+        if self._trace is not None:
+            event = self._trace.mark(event)
         self._server.log.info("%s %s", self.peer, printable(event))
+
+    def _debug(self, line: str) -> None:
+        self._server.log.debug("%s %s", self.peer, printable(line))
 
     def _pause_reading(self) -> None:
         if not self._reading_paused and not self._transport.is_closing():
             self._reading_paused = True
             self._transport.pause_reading()
+            if self._trace is not None:
+                self._debug("= not read")
 
     def _close(self) -> None:
         if not self._closed_at_ms:

@@ -1,0 +1,110 @@
+"""The debug log: a line for each frame, however its bytes come, and never a secret."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pika import frame
+from pika.spec import Basic, BasicProperties, Channel, Connection, Queue
+
+from pabal.session.amqp091.trace import Trace
+from pabal.wire.amqp091 import methods as m
+
+HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
+
+
+def method(channel: int, value: object) -> bytes:
+    return frame.Method(channel, value).marshal()
+
+
+CONVERSATION = [
+    (b"AMQP\x00\x00\x09\x01", "protocol header 0-0-9-1"),
+    (
+        method(0, Connection.StartOk({"token": "hidden", "product": "p"}, "PLAIN", "\0guest\0hidden", "en_US")),
+        "0 connection.start-ok client_properties={token, product} mechanism='PLAIN' response=<13 bytes> "
+        "locale='en_US'",
+    ),
+    (method(0, Connection.TuneOk(7, 4096, 60)), "0 connection.tune-ok channel_max=7 frame_max=4096 heartbeat=60"),
+    (
+        method(0, Connection.UpdateSecret("hidden", "why")),
+        "0 connection.update-secret new_secret=<6 bytes> reason='why'",
+    ),
+    (method(0, Connection.SecureOk("hidden")), "0 connection.secure-ok response=<6 bytes>"),
+    (HEARTBEAT, "0 heartbeat"),
+    (method(3, Channel.Open()), "3 channel.open"),
+    (
+        method(3, Queue.Declare(queue="q", durable=True, arguments={"x-max-length": 5, "x-note": "n" * 99})),
+        "3 queue.declare queue='q' passive=False durable=True exclusive=False auto_delete=False no_wait=False "
+        f"arguments={{x-max-length: 5, x-note: '{'n' * 32}…",
+    ),
+    (
+        method(3, Basic.Publish(exchange="", routing_key="amq.rabbitmq.reply-to.hidden")),
+        "3 basic.publish exchange='' routing_key='amq.rabbitmq.reply-to…' mandatory=False immediate=False",
+    ),
+    (frame.Header(3, 6, BasicProperties(message_id="hidden")).marshal(), "3 header of a body of 6 bytes"),
+    (frame.Body(3, b"hidden").marshal(), "3 body 6 bytes"),
+    (method(3, Basic.Ack(7, multiple=True)), "3 basic.ack delivery_tag=7 multiple=True"),
+    (struct.pack(">BHI", 1, 3, 4) + b"\x03\xe7\x00\x01\xce", "3 unknown method, 4 bytes"),
+    (
+        struct.pack(">BHI", 1, 3, 5) + b"\x00\x32\x00\x0a\x00\xce",
+        "3 queue.declare malformed argument: short cut short",
+    ),
+    (struct.pack(">BHI", 9, 3, 2) + b"xx\xce", "3 frame of type 9, 2 bytes"),
+    (struct.pack(">BHI", 1, 3, 300_000) + b"\0" * 300_001, "3 frame of type 1, 300000 bytes"),
+    (method(3, Channel.CloseOk()), "3 channel.close-ok"),
+]
+
+
+@pytest.mark.parametrize("step", [1, 2, 7, 64, 1_000_000])
+def test_frames(step: int) -> None:
+    data = b"".join(part for part, _ in CONVERSATION)
+    lines: list[str] = []
+    trace = Trace(lines.append)
+    for at in range(0, len(data), step):
+        trace.received(data[at : at + step])
+    assert [line.removeprefix("< ") for line in lines] == [line for _, line in CONVERSATION]
+    assert "hidden" not in "".join(lines)
+
+
+def test_both_directions_and_states() -> None:
+    lines: list[str] = []
+    trace = Trace(lines.append)
+    start = m.encode_method(0, m.CONNECTION_START, 0, 9, {"product": "RabbitMQ"}, "PLAIN", "en_US")
+    trace.received(b"AMQP\x00\x00\x09\x01")
+    trace.state("start")
+    trace.sent([start[:10], start[10:] + HEARTBEAT])
+    trace.state("start")
+    trace.state("tune")
+    assert lines == [
+        "< protocol header 0-0-9-1",
+        "= start",
+        "> 0 connection.start version_major=0 version_minor=9 server_properties={product} mechanisms=<5 bytes> "
+        "locales=<5 bytes>",
+        "> 0 heartbeat",
+        "= tune",
+    ]
+    assert trace.mark("opened vhost '/'") == "= opened vhost '/'"
+    assert trace.mark("closed: X") == "! closed: X"
+
+
+def test_what_follows_a_broken_frame_is_not_shown() -> None:
+    lines: list[str] = []
+    trace = Trace(lines.append)
+    trace.sent([HEARTBEAT[:-1] + b"\x00", HEARTBEAT])
+    assert lines == ["> 0 no frame: its end is missing; what follows is not shown"]
+
+
+@given(st.lists(st.binary(max_size=60)), st.booleans())
+def test_any_bytes_give_lines(pieces: list[bytes], framed: bool) -> None:
+    lines: list[str] = []
+    trace = Trace(lines.append)
+    for piece in pieces:
+        payload = piece[1:]
+        head = struct.pack(">BHI", (piece or b"\1")[0] % 9, 1, len(payload))
+        trace.received(head + payload + b"\xce" if framed else piece)
+    assert len(lines) <= sum(map(len, pieces)) + len(pieces)
+    if framed:
+        assert len(lines) == len(pieces)
