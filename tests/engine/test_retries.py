@@ -108,6 +108,20 @@ def test_what_waits_survives_a_crash_with_its_time_and_its_attempts(engine: Engi
     ]
 
 
+def test_what_comes_back_counts_against_the_length_unless_somebody_takes_it(engine: Engine) -> None:
+    queue = engine.queue(**RETRY, x_max_length=1)
+    engine.publish("a", "b", "c")
+    consumer = consume(engine, queue)
+    engine.publish("d", "e", "f")
+    engine.turn()
+    settle(engine, consumer, Outcome.RETURN)
+    consumer.credit = 1
+    engine.advance(100)
+    assert [name_of(m) for m in consumer.held] == ["c"]
+    queue.remove_consumer(consumer)
+    assert engine.names() == ["f"]
+
+
 @pytest.mark.parametrize("committing", [False, True])
 def test_leaving_and_coming_back_between_two_commits_loses_nothing(engine: Engine, committing: bool) -> None:
     """A slow disk: the message is deleted at its place and put there again by one commit."""

@@ -126,6 +126,8 @@ class Queue(Intake):
                 self._dispatch_to(self.consumers[0])
             else:
                 self._dispatch_in_turn()
+        if self._bounded and self._waiting is not None:
+            self._drop_head()  # of what came back and nobody took, too much may be left
         if self._sifts and not len(self.backlog) and self._ttl_ms is None:
             self._sifts = False
         if self._timed or self._sifts or self._leases or self._waiting is not None:
