@@ -355,3 +355,16 @@ def test_consumers_with_leases_of_their_own(engine: Engine) -> None:
     assert len(slow.held) == 1
     engine.advance(1)
     assert len(slow.lost) == 1
+
+
+def test_leases_that_end_together_end_in_the_queues_order(engine: Engine) -> None:
+    queue = engine.queue(
+        x_consumer_timeout=50, x_delivery_limit=0, x_dead_letter_exchange="", x_dead_letter_routing_key="dead"
+    )
+    engine.queue("dead")
+    consume(engine, queue, credit=2, lease_ms=60)
+    consume(engine, queue, credit=2)
+    engine.publish("a", "b", "c", "d")
+    engine.turn()
+    engine.advance(60)
+    assert engine.names("dead") == ["a", "b", "c", "d"]
