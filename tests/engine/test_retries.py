@@ -122,6 +122,20 @@ def test_what_comes_back_counts_against_the_length_unless_somebody_takes_it(engi
     assert engine.names() == ["f"]
 
 
+@pytest.mark.parametrize("window", [1, 2, 3, 100])
+def test_after_a_restart_it_comes_back_among_those_that_are_on_disk(engine: Engine, window: int) -> None:
+    with limits(WINDOW_MESSAGES_STORED=window, LOAD_MESSAGES_MAX=window, _FIRST_LOAD_SHARE=1):
+        queue = engine.queue(**RETRY)
+        engine.publish("a", "b", "c", "d", "e", "f")
+        consumer = consume(engine, queue, credit=5)
+        settle(engine, consumer, Outcome.RETURN, [consumer.held[1], consumer.held[3]])
+        engine.commit()
+        engine.restart()
+        engine.advance(100)
+        engine.commit()
+        assert engine.names() == ["a", "b", "c", "d", "e", "f"]
+
+
 @pytest.mark.parametrize("committing", [False, True])
 def test_leaving_and_coming_back_between_two_commits_loses_nothing(engine: Engine, committing: bool) -> None:
     """A slow disk: the message is deleted at its place and put there again by one commit."""
@@ -341,3 +355,16 @@ def test_consumers_with_leases_of_their_own(engine: Engine) -> None:
     assert len(slow.held) == 1
     engine.advance(1)
     assert len(slow.lost) == 1
+
+
+def test_leases_that_end_together_end_in_the_queues_order(engine: Engine) -> None:
+    queue = engine.queue(
+        x_consumer_timeout=50, x_delivery_limit=0, x_dead_letter_exchange="", x_dead_letter_routing_key="dead"
+    )
+    engine.queue("dead")
+    consume(engine, queue, credit=2, lease_ms=60)
+    consume(engine, queue, credit=2)
+    engine.publish("a", "b", "c", "d")
+    engine.turn()
+    engine.advance(60)
+    assert engine.names("dead") == ["a", "b", "c", "d"]

@@ -11,6 +11,7 @@ the front and the other parts are empty.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush
 
@@ -97,9 +98,16 @@ class Backlog:
             self._seen_position = front[-1].position
 
     def push_back(self, message: Message) -> None:
-        """To its own place, in front of all that were not delivered yet."""
-        heappush(self._returned, (message.position, message))
+        """To its own place, in front of all that were not delivered yet. What waited over a restart may have a place
+        behind others that were delivered: those are read first, and it goes among them."""
+        position = message.position
         self.content_bytes += len(message.content)
+        if self.paging and position > self._seen_position:
+            self._load_before(position)
+        if self._head < len(self._front) and self._front[self._head].position < position:
+            insort(self._front, message, self._head, key=_position)
+        else:
+            heappush(self._returned, (position, message))
 
     @property
     def returned(self) -> int:
@@ -195,32 +203,46 @@ class Backlog:
         self._front = []
         self._head = 0
         if self._disk_count:
-            before = self._tail[0].position if self._tail else self._end
-            share = self._load_share
-            self._load_share = max(1, share // 8)
-            front = self._store.read(
-                self._log.queue_id,
-                self._seen_position,
-                before,
-                LOAD_MESSAGES_MAX // share,
-                LOAD_BYTES_MAX // share,
-            )
-            if not front or len(front) > self._disk_count:
-                raise StoreError(
-                    f"queue {self._log.queue_id} should have {self._disk_count} messages on disk beyond "
-                    f"position {self._seen_position} and {len(front)} were read: the data is damaged"
-                )
-            for message in front:
-                self.content_bytes += len(message.content)
-                message.redelivered = (
-                    message.attempts > 0 or message.position & SEQUENCE_MASK <= self._recovered_position
-                )
-            self._front = front
-            self._seen_position = front[-1].position
-            self._disk_count -= len(front)
+            self._front = self._read(self._tail[0].position if self._tail else self._end)
+            if not self._front:
+                raise self._damaged(0)
         else:
             self._front = self._tail
             self._tail = []
         if not self._disk_count and not self._tail:
             self.paging = False
         return bool(self._front)
+
+    def _load_before(self, position: int) -> None:
+        """What is on disk in front of this position is in the front from now on: it is no more than was in memory
+        before the restart."""
+        while self._disk_count and (found := self._read(position)):
+            self._front += found
+        self._seen_position = position
+
+    def _read(self, before: int | None) -> list[Message]:
+        """The next messages on disk, which are not counted there any more."""
+        share = self._load_share
+        self._load_share = max(1, share // 8)
+        found = self._store.read(
+            self._log.queue_id, self._seen_position, before, LOAD_MESSAGES_MAX // share, LOAD_BYTES_MAX // share
+        )
+        if len(found) > self._disk_count:
+            raise self._damaged(len(found))
+        for message in found:
+            self.content_bytes += len(message.content)
+            message.redelivered = message.attempts > 0 or message.position & SEQUENCE_MASK <= self._recovered_position
+        if found:
+            self._seen_position = found[-1].position
+        self._disk_count -= len(found)
+        return found
+
+    def _damaged(self, found: int) -> StoreError:
+        return StoreError(
+            f"queue {self._log.queue_id} should have {self._disk_count} messages on disk beyond "
+            f"position {self._seen_position} and {found} were read: the data is damaged"
+        )
+
+
+def _position(message: Message) -> int:
+    return message.position

@@ -117,8 +117,7 @@ class Queue(Intake):
         """Hands ready messages to consumers that have room, each in turn, and sets the timer for the rest."""
         if self.deleted:
             return
-        if self._waiting is not None:
-            self._waiting.end()
+        came_back = self._waiting is not None and self._waiting.end()
         if self._sifts:
             self._expire()
         if self.consumers:
@@ -126,8 +125,8 @@ class Queue(Intake):
                 self._dispatch_to(self.consumers[0])
             else:
                 self._dispatch_in_turn()
-        if self._bounded and self._waiting is not None:
-            self._drop_head()  # of what came back and nobody took, too much may be left
+        if came_back and self._bounded:
+            self._drop_head()  # too much of it may be left
         if self._sifts and not len(self.backlog) and self._ttl_ms is None:
             self._sifts = False
         if self._timed or self._sifts or self._leases or self._waiting is not None:
@@ -324,6 +323,7 @@ class Queue(Intake):
             return
         ended = self._leases.take_ended(now_ms, TIMER_MESSAGES_MAX)
         if ended:
+            ended.sort(key=lambda message: message.position)  # letters among them come in the queue's order
             self.leased -= len(ended)
             for message in ended:
                 message.consumer.overdue += 1

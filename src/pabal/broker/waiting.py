@@ -62,10 +62,10 @@ class Waiting:
             return None
         return self._timetable.next_ms()
 
-    def end(self) -> None:
-        """Brings back what is due: a step of it, and no more than should be in memory."""
+    def end(self) -> bool:
+        """Brings back what is due: a step of it, and no more than should be in memory. False: there was nothing."""
         if self._full():
-            return
+            return False
         due = self._timetable.take(self._broker.now_ms, TIMER_MESSAGES_MAX)
         for waiting in due:
             kind = position_kind(waiting.position)
@@ -78,6 +78,7 @@ class Waiting:
                 self._bring_back(waiting)
         if due:
             self._timetable.remove(due)
+        return bool(due)
 
     def recall(self, drop: bool = False) -> int:
         """Somebody wants to see what the queue has: what is on its way through a chain is ready here now. With `drop`
