@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
-from queue_twin import Deaths, TwinLease, TwinMessage, TwinQueue
+from queue_twin import LETTER_MS, Deaths, TwinLease, TwinMessage, TwinQueue, TwinWait
 
 
 @dataclass(eq=False)
@@ -19,10 +19,21 @@ class TwinChannel:
     settled: list[tuple[list[TwinLease], str]] = field(default_factory=list)
 
 
+class Committed(NamedTuple):
+    """What a commit makes durable: queues, and who is held back until when, for which queue."""
+
+    queues: list[TwinQueue]
+    delayed: list[tuple[int, str, TwinMessage]]
+
+
 class TwinBroker:
-    def __init__(self, now_ms: int) -> None:
+    """`delayed`: until when, for which queue. `counts_releases`: being given back untried is an attempt too."""
+
+    def __init__(self, now_ms: int, counts_releases: bool) -> None:
         self.now_ms = now_ms
+        self.counts_releases = counts_releases
         self.queues: dict[str, TwinQueue] = {}
+        self.delayed: list[tuple[int, str, TwinMessage]] = []
         self.place = 0
         self.letters: list[tuple[TwinQueue, TwinMessage, str]] = []
         self.moving = False
@@ -43,12 +54,28 @@ class TwinBroker:
 
     def end_turn(self) -> None:
         """Each queue hands out what it can, again and again until nobody can."""
+        self.release()
         while [name for name in sorted(self.queues) if self.queues[name].dispatch()]:
             pass
 
     def tick(self) -> None:
         for name in sorted(self.queues):
             self.queues[name].tick()
+
+    def publish(self, name: str, messages: list[TwinMessage], forced: bool = False) -> list[int]:
+        """Returns who was refused. Those that want to be held back never are."""
+        if not messages[0].delay_ms:
+            return self.queues[name].publish(messages, forced)
+        self.delayed += [(self.now_ms + message.delay_ms, name, message) for message in messages]
+        return []
+
+    def release(self) -> None:
+        """Of the held back those whose time has come, in the order of their times, to where they go now."""
+        due = [entry for entry in self.delayed if entry[0] <= self.now_ms]
+        self.delayed = [entry for entry in self.delayed if entry[0] > self.now_ms]
+        for _, name, message in sorted(due, key=lambda entry: entry[0]):
+            if name in self.queues:
+                self.queues[name].publish([message], forced=True)
 
     # --- Dead letters ---------------------------------------------------------------------------------------
 
@@ -63,11 +90,20 @@ class TwinBroker:
         self.moving = False
 
     def move(self, origin: TwinQueue, message: TwinMessage, reason: str) -> None:
-        name = origin.arguments.get("x-dead-letter-routing-key")
-        deaths = one_more(message.deaths, origin.name, reason)
-        if name in self.queues and not is_cycle(deaths, name):
-            letter = TwinMessage(message.name, message.size, message.persistent, None, message.priority, deaths)
-            self.queues[name].publish([letter], forced=True)
+        if "x-dead-letter-routing-key" in origin.arguments:
+            deaths = one_more(message.deaths, origin.name, reason)
+            self.bury(
+                origin, TwinMessage(message.name, message.size, message.persistent, None, message.priority, 0, deaths)
+            )
+
+    def bury(self, origin: TwinQueue, letter: TwinMessage) -> None:
+        """Without a place it is gone, or waits for one."""
+        name = origin.arguments["x-dead-letter-routing-key"]
+        if name in self.queues:
+            if not is_cycle(letter.deaths, name):
+                self.queues[name].publish([letter], forced=True)
+        elif origin.keeps_letters:
+            origin.waiting.append(TwinWait(letter, self.now_ms + LETTER_MS, letter=True))
 
     # --- Channels -------------------------------------------------------------------------------------------
 
@@ -89,15 +125,16 @@ class TwinBroker:
 
     def commit(self, channel: TwinChannel) -> bool:
         """All of it, or False and nothing."""
-        there = [(self.queues[name], messages) for name, messages in channel.published if name in self.queues]
-        for queue in dict.fromkeys(queue for queue, _ in there):
-            if not queue.takes([m for q, messages in there if q is queue for m in messages]):
+        there = [(name, some) for name, some in channel.published if name in self.queues or some[0].delay_ms]
+        for target in dict.fromkeys(name for name, some in there if not some[0].delay_ms):
+            at_once = [m for name, some in there if name == target for m in some if not m.delay_ms]
+            if not self.queues[target].takes(at_once):
                 return False
         for leases, outcome in channel.settled:
-            if outcome != "return" and any(lease.late for lease in leases):
+            if outcome in ("accept", "reject") and any(lease.late for lease in leases):
                 return False
-        for queue, messages in there:
-            queue.publish(messages, forced=True)
+        for name, some in there:
+            self.publish(name, some, forced=True)
         for leases, outcome in channel.settled:
             self.do_settle(leases, outcome)
         channel.published, channel.settled = [], []
@@ -116,16 +153,25 @@ class TwinBroker:
 
     # --- Restarts -------------------------------------------------------------------------------------------
 
-    def snapshot(self) -> list[TwinQueue]:
+    def snapshot(self) -> Committed:
         """What a commit that begins now makes durable."""
-        return [queue.snapshot() for queue in self.queues.values() if queue.durable]
+        return Committed([queue.snapshot() for queue in self.queues.values() if queue.durable], list(self.delayed))
 
-    def restart(self, committed: list[TwinQueue], on_disk: dict[str, set[str]]) -> None:
-        """`on_disk`: the names of the messages there, by queue."""
-        assert set(on_disk) == {queue.name for queue in committed}
-        self.queues = {queue.name: queue.snapshot() for queue in committed}
-        for queue in self.queues.values():
-            queue.restarted(on_disk[queue.name])
+    def restart(self, committed: Committed, on_disk: OnDisk) -> None:
+        self.queues = {queue.name: queue.snapshot() for queue in committed.queues}
+        self.delayed = list(committed.delayed)
+        assert set(on_disk.queues) == set(self.queues)
+        assert on_disk.delayed == {message.name for _, _, message in self.delayed}
+        for name, queue in self.queues.items():
+            queue.restarted(on_disk.queues[name], on_disk.waiting[name])
+
+
+class OnDisk(NamedTuple):
+    """Names of messages: of each queue, of what waits in it, and of those held back."""
+
+    queues: dict[str, set[str]]
+    waiting: dict[str, set[str]]
+    delayed: set[str]
 
 
 def one_more(deaths: Deaths, queue: str, reason: str) -> Deaths:

@@ -1,42 +1,58 @@
-"""What may happen to the queues of the state machine: arguments, and actions with how often each is chosen."""
+"""What may happen to the queues of the state machine: a setup, and actions with how often each is chosen.
+
+All of it is chosen by a function `pick`, which takes one of some options: Hypothesis's, or a random one.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from hypothesis import strategies as st
 from queue_twin import TwinMessage
 
+Pick = Callable[[Sequence[Any]], Any]
+Action = tuple[str, dict[str, Any]]
+"""The name of a method of QueueMachine, and its arguments."""
+
 LIMITS: dict[str, Any] = {
-    "x-max-length": st.sampled_from([0, 1, 2, 3, 4, 4]),
-    "x-max-length-bytes": st.sampled_from([0, 10, 25, 25, 40]),
-    "x-overflow": st.sampled_from(["drop-head", "reject-publish", "reject-publish-dlx"]),
-    "x-max-priority": st.sampled_from([0, 1, 2, 255]),
-    "x-delivery-limit": st.integers(0, 2),
+    "x-max-length": [0, 1, 2, 3, 4, 4],
+    "x-max-length-bytes": [0, 10, 25, 25, 40],
+    "x-overflow": ["drop-head", "reject-publish", "reject-publish-dlx"],
+    "x-max-priority": [0, 1, 2, 255],
+    "x-delivery-limit": [0, 1, 2],
+    "x-queue-type": ["quorum"],
+}
+RETRIES: dict[str, Any] = {
+    "x-delayed-retry-type": [
+        {"x-delayed-retry-type": kind, "x-delayed-retry-min": 20, **most}
+        for kind in ("all", "failed", "returned")
+        for most in ({}, {"x-delayed-retry-max": 30})
+    ]
 }
 DYING: dict[str, Any] = {
-    "x-message-ttl": st.sampled_from([0, 40, 40, 40]),
-    "x-dead-letter-exchange": st.just(""),
+    "x-message-ttl": [0, 40, 40, 40],
+    "x-dead-letter-exchange": [""],
+    "x-dead-letter-strategy": [
+        {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish", "x-dead-letter-exchange": ""}
+    ],
 }
 CONSUMING: dict[str, Any] = {
-    "x-consumer-timeout": st.just(30),
-    "x-single-active-consumer": st.just(True),
-    "x-expires": st.just(60),
+    "x-consumer-timeout": [30],
+    "x-single-active-consumer": [True],
+    "x-expires": [60],
 }
-ALLOWED = {"q": LIMITS | DYING | CONSUMING, "dead": LIMITS | DYING, "other": LIMITS | CONSUMING}
-OFTEN = {"x-dead-letter-exchange": 4, "x-delivery-limit": 2, "x-consumer-timeout": 2}
-DEAD_LETTERS_TO = {"q": "dead", "dead": "q"}
-NAMES = st.sampled_from(["q", "q", "q", "other", "dead"])
+ALLOWED = {
+    "q": LIMITS | RETRIES | DYING | CONSUMING,
+    "dead": LIMITS | DYING,
+    "other": LIMITS | RETRIES | CONSUMING,
+}
+"""By queue. Where the values are dictionaries, several arguments need each other."""
+OFTEN = {"x-dead-letter-exchange": 4, "x-delayed-retry-type": 3, "x-delivery-limit": 2, "x-consumer-timeout": 2}
+MOST = {"q": 5, "dead": 2, "other": 2}
+"""Arguments that a queue has: with more of them one hides what the others do."""
+NAMES = ["q", "q", "q", "other", "dead"]
 CHANNELS = (False, True)
 """Whether each has transactions."""
-
-
-@st.composite
-def arguments_of(draw: Any, queue: str, most: int) -> dict[str, Any]:
-    """At most so many, lest one hides what the others do; those that others need are chosen more often."""
-    names = [name for name in sorted(ALLOWED[queue]) for _ in range(OFTEN.get(name, 1))]
-    names = draw(st.lists(st.sampled_from(names), max_size=most, unique=True))
-    return {name: draw(ALLOWED[queue][name]) for name in names}
 
 
 class Publication(NamedTuple):
@@ -47,10 +63,12 @@ class Publication(NamedTuple):
     persistent: bool
     priority: int
     ttl_ms: int | None
+    delay_ms: int
     held: bool
 
     def message(self, name: str, size: int) -> TwinMessage:
-        return TwinMessage(name, max(size, len(name) + 2), self.persistent, self.ttl_ms, self.priority)
+        size = max(size, len(name) + 2)
+        return TwinMessage(name, size, self.persistent, self.ttl_ms, self.priority, self.delay_ms)
 
 
 class Newcomer(NamedTuple):
@@ -62,50 +80,103 @@ class Newcomer(NamedTuple):
     auto: bool = False
     exclusive: bool = False
     priority: int = 0
+    lease_ms: int | None = None
 
 
-PUBLICATIONS = st.builds(
-    Publication,
-    queue=NAMES,
-    sizes=st.lists(st.sampled_from([5, 5, 12]), min_size=1, max_size=4),
-    persistent=st.sampled_from([True, True, False]),
-    priority=st.sampled_from([0, 0, 1, 2, 9]),
-    ttl_ms=st.sampled_from([None, None, None, None, 20]),
-    held=st.sampled_from([False, False, True]),
-)
-NEWCOMERS = st.builds(
-    Newcomer,
-    queue=NAMES,
-    channel=st.integers(0, len(CHANNELS) - 1),
-    credit=st.integers(0, 4),
-    auto=st.sampled_from([False, False, False, True]),
-    exclusive=st.sampled_from([False] * 7 + [True]),
-    priority=st.sampled_from([0, 0, 0, 1, -1]),
-)
-OUTCOMES = st.sampled_from(["accept", "accept", "return", "reject"])
-WHICH = st.integers(0, 7)
-"""One of those there are, counted round."""
+class Setup(NamedTuple):
+    """`durable`: q. `regulars`: consumers that are there from the beginning, and again after each restart. The rest
+    are limits: how much of a queue is in memory, how much is read or handed out at once."""
 
-ACTIONS: dict[str, tuple[int, dict[str, Any]]] = {
-    "advance": (3, {"ms": st.sampled_from([0, 1, 10, 25, 100])}),
-    "publish": (6, {"publication": PUBLICATIONS}),
-    "settle": (6, {"which": WHICH, "place": WHICH, "more": WHICH, "outcome": OUTCOMES, "multiple": st.booleans()}),
-    "end_transaction": (2, {"commits": st.sampled_from([True, True, True, False])}),
-    "recover": (1, {"which": WHICH}),
-    "consume": (3, {"newcomer": NEWCOMERS}),
-    "change_credit": (1, {"which": WHICH, "more": st.integers(-1, 3)}),
-    "cancel": (1, {"which": WHICH}),
-    "close": (1, {"index": st.integers(0, len(CHANNELS) - 1)}),
-    "get": (1, {"newcomer": NEWCOMERS}),
-    "declare": (1, {"name": NAMES}),
-    "purge_or_delete": (1, {"name": NAMES, "deletes": st.booleans()}),
-    "commit": (4, {"steps": st.integers(1, 3)}),
-    "restart": (1, {"steps": st.integers(0, 5)}),
+    arguments: dict[str, dict[str, Any]]
+    durable: bool
+    counts_releases: bool
+    regulars: list[Newcomer]
+    stored: int
+    transient: int
+    load: int
+    step: int
+
+
+def pick_arguments(pick: Pick, queue: str) -> dict[str, Any]:
+    """Those that others need are chosen more often."""
+    names = [name for name in sorted(ALLOWED[queue]) for _ in range(OFTEN.get(name, 1))]
+    arguments: dict[str, Any] = {}
+    for name in dict.fromkeys(pick(names) for _ in range(pick(range(MOST[queue] + 1)))):
+        value = pick(ALLOWED[queue][name])
+        arguments |= value if isinstance(value, dict) else {name: value}
+    if arguments.get("x-queue-type") == "quorum":
+        arguments.pop("x-max-priority", None)  # which it does not take
+    return arguments
+
+
+def pick_setup(pick: Pick) -> Setup:
+    return Setup(
+        arguments={queue: pick_arguments(pick, queue) for queue in ALLOWED},
+        durable=pick([True, True, True, False]),
+        counts_releases=pick([True, False]),
+        regulars=[pick_newcomer(pick) for _ in range(pick(range(4)))],
+        stored=pick([1, 2, 4, 30]),
+        transient=pick([1, 2, 30]),
+        load=pick([1, 2, 3]),
+        step=pick([1, 2, 3]),
+    )
+
+
+def pick_publication(pick: Pick) -> Publication:
+    return Publication(
+        queue=pick(NAMES),
+        sizes=[pick([5, 5, 12]) for _ in range(pick([1, 2, 3, 4]))],
+        persistent=pick([True, True, False]),
+        priority=pick([0, 0, 1, 2, 9]),
+        ttl_ms=pick([None, None, None, None, 20]),
+        delay_ms=pick([0, 0, 0, 0, 0, 11, 61]),
+        held=pick([False, False, True]),
+    )
+
+
+def pick_newcomer(pick: Pick) -> Newcomer:
+    return Newcomer(
+        queue=pick(NAMES),
+        channel=pick(range(len(CHANNELS))),
+        credit=pick([0, 1, 2, 3, 4, 4]),
+        auto=pick([False, False, False, True]),
+        exclusive=pick([False] * 7 + [True]),
+        priority=pick([0, 0, 0, 1, -1]),
+        lease_ms=pick([None, None, None, 15]),
+    )
+
+
+def pick_settlement(pick: Pick) -> dict[str, Any]:
+    """`which`, `place`, `more`: one of those there are, counted round."""
+    return {
+        "which": pick(range(8)),
+        "place": pick(range(8)),
+        "more": pick(range(8)),
+        "outcome": pick(["accept", "accept", "return", "release", "reject"]),
+        "multiple": pick([False, True]),
+    }
+
+
+ACTIONS: dict[str, tuple[int, Callable[[Pick], dict[str, Any]]]] = {
+    "advance": (5, lambda pick: {"ms": pick([0, 1, 10, 25, 25, 60, 100])}),
+    "publish": (6, lambda pick: {"publication": pick_publication(pick)}),
+    "settle": (8, pick_settlement),
+    "end_transaction": (2, lambda pick: {"commits": pick([True, True, True, False])}),
+    "recover": (1, lambda pick: {"which": pick(range(8))}),
+    "consume": (3, lambda pick: {"newcomer": pick_newcomer(pick)}),
+    "change_credit": (1, lambda pick: {"which": pick(range(8)), "more": pick([-1, 0, 1, 2, 3])}),
+    "cancel": (1, lambda pick: {"which": pick(range(8))}),
+    "close": (1, lambda pick: {"index": pick(range(len(CHANNELS)))}),
+    "get": (1, lambda pick: {"newcomer": pick_newcomer(pick)}),
+    "declare": (1, lambda pick: {"name": pick(NAMES)}),
+    "purge_or_delete": (1, lambda pick: {"name": pick(NAMES), "deletes": pick([False, True])}),
+    "commit": (4, lambda pick: {"steps": pick([1, 2, 3])}),
+    "restart": (1, lambda pick: {"steps": pick(range(6))}),
 }
 """How often in proportion, and with what. The first can be nothing at all, which is what failures shrink to."""
+NAMES_OF_ACTIONS = [name for name, (weight, _) in ACTIONS.items() for _ in range(weight)]
 
 
-@st.composite
-def actions(draw: Any) -> tuple[str, dict[str, Any]]:
-    name = draw(st.sampled_from([name for name, (weight, _) in ACTIONS.items() for _ in range(weight)]))
-    return name, draw(st.fixed_dictionaries(ACTIONS[name][1]))
+def pick_action(pick: Pick) -> Action:
+    name = pick(NAMES_OF_ACTIONS)
+    return name, ACTIONS[name][1](pick)

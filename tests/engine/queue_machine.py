@@ -1,5 +1,4 @@
-"""Queues against their obvious twins (Hypothesis): order, priorities, limits, expiry, leases, attempts, dead letters,
-consumers of every kind, transactions, restarts.
+"""Real queues beside their obvious twins: each action is done to both, and they must be the same.
 
 There are three queues: `q` may have any arguments, its dead letters go to `dead`, and `dead` may send them back;
 `other` is there for transactions. Windows are so small that they page to disk all the time.
@@ -7,14 +6,14 @@ There are three queues: `q` may have any arguments, its dead letters go to `dead
 
 from __future__ import annotations
 
+import random
+import traceback
 from contextlib import ExitStack
-from typing import Any, ClassVar
+from typing import Any
+from unittest import mock
 
-from broker_twin import TwinBroker, TwinChannel
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from machine_actions import CHANNELS, DEAD_LETTERS_TO, NEWCOMERS, Newcomer, Publication, actions, arguments_of
+from broker_twin import Committed, TwinBroker, TwinChannel
+from machine_actions import CHANNELS, Action, Newcomer, Publication, Setup, pick_action, pick_setup
 from machine_parts import (
     CONTAINER,
     OrderedEngine,
@@ -24,8 +23,10 @@ from machine_parts import (
     name_in,
     open_channel,
 )
-from queue_twin import TwinConsumer, TwinMessage, TwinQueue
+from queue_twin import LETTER_MS, QUORUM_LIMIT, TwinConsumer, TwinMessage
 
+import pabal.broker.waiting
+import pabal.model.arguments
 from engine import START_MS, limits, small_windows
 from pabal.broker.queue import Queue
 from pabal.model.errors import AccessRefused
@@ -33,58 +34,40 @@ from pabal.session.amqp091.channel import Channel
 from pabal.session.amqp091.faults import ChannelFault
 from pabal.session.amqp091.transaction import tx_commit, tx_rollback
 
-WINDOWS = {
-    "stored": st.sampled_from([1, 2, 4, 30]),
-    "transient": st.sampled_from([1, 2, 30]),
-    "load": st.integers(1, 3),
-}
+DEAD_LETTERS_TO = {"q": "dead", "dead": "q"}
 
 
-class QueueMachine(RuleBasedStateMachine):
-    """Each action is a turn or more; a commit begins, is on disk and is done in turns of its own. There is one rule
-    for all of them, as Hypothesis leaves some rules out in each example, and without any of these little happens."""
+class QueueMachine:
+    """Each action is a turn or more; a commit begins, is on disk and is done in turns of its own. To be closed, since
+    it sets limits of the broker."""
 
-    forced: ClassVar[dict[str, dict[str, Any]]] = {}
-    """Arguments that queues have in any case."""
-
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, setup: Setup) -> None:
         self.stack = ExitStack()
-
-    @initialize(
-        arguments=st.fixed_dictionaries(
-            {"q": arguments_of("q", 5), "dead": arguments_of("dead", 2), "other": arguments_of("other", 2)}
-        ),
-        durable=st.sampled_from([True, True, True, False]),
-        regulars=st.lists(NEWCOMERS, max_size=3),
-        windows=st.fixed_dictionaries(WINDOWS),
-        step=st.integers(1, 3),
-    )
-    def begin(
-        self,
-        arguments: dict[str, dict[str, Any]],
-        durable: bool,
-        regulars: list[Newcomer],
-        windows: dict[str, int],
-        step: int,
-    ) -> None:
-        """`durable`: q. `regulars`: consumers that are there from the beginning, and again after each restart."""
-        self.stack.enter_context(small_windows(**windows))
-        self.stack.enter_context(limits(DISPATCH_MESSAGES_MAX=step))
-        self.arguments = arguments
-        for name in arguments:
-            arguments[name] |= self.forced.get(name, {})
-            if "x-dead-letter-exchange" in arguments[name]:
-                arguments[name] |= {"x-dead-letter-routing-key": DEAD_LETTERS_TO[name]}
+        self.stack.enter_context(small_windows(setup.stored, setup.transient, setup.load))
+        self.stack.enter_context(limits(DISPATCH_MESSAGES_MAX=setup.step, DEAD_LETTER_RETRY_MS=LETTER_MS))
+        patch = mock.patch.object
+        self.stack.enter_context(patch(pabal.broker.waiting, "WINDOW_MESSAGES_STORED", 1000))  # all that is due
+        self.stack.enter_context(patch(pabal.model.arguments, "QUORUM_DELIVERY_LIMIT", QUORUM_LIMIT))
+        self.arguments: dict[str, dict[str, Any]] = {}
+        for name, arguments in setup.arguments.items():
+            self.arguments[name] = dict(arguments)
+            if "x-dead-letter-exchange" in arguments:
+                self.arguments[name]["x-dead-letter-routing-key"] = DEAD_LETTERS_TO[name]
+        durable = setup.durable or setup.arguments["q"].get("x-queue-type") == "quorum"
         self.durable = {"q": durable, "dead": True, "other": True}
-        self.regulars = regulars
+        self.regulars = setup.regulars
         self.engine = OrderedEngine()
-        self.twin = TwinBroker(START_MS)
-        self.committing: list[TwinQueue] | None = None
+        self.engine.counts_releases = self.engine.broker.counts_releases = setup.counts_releases
+        self.twin = TwinBroker(START_MS, setup.counts_releases)
+        self.committing: Committed | None = None
         self.finished = False
         self.number = 0
         self.connect()
         self.commit(3)
+
+    def close_down(self) -> None:
+        """Sets the limits back."""
+        self.stack.close()
 
     def connect(self) -> None:
         """The broker has just begun, so clients come and declare what is not there."""
@@ -95,15 +78,8 @@ class QueueMachine(RuleBasedStateMachine):
         for newcomer in self.regulars:
             self.consume(newcomer)
 
-    def teardown(self) -> None:
-        """Everything is taken out: in order, with the attempts and the deaths that the twin expects."""
-        try:
-            if hasattr(self, "engine"):
-                self.drain()
-        finally:
-            self.stack.close()  # also when a bug shows only now: other tests need the limits as they are
-
     def drain(self) -> None:
+        """Everything is taken out: in order, with the attempts and the deaths that the twin expects."""
         for name in list(self.twin.queues):
             consumer, twin = self.make_consumer(Newcomer(name, 0, 0, auto=True))
             while consumer.queue.get(consumer) is not None:
@@ -111,10 +87,9 @@ class QueueMachine(RuleBasedStateMachine):
             while self.twin.queues[name].ready:
                 twin.queue.get(twin)
             self.compare(consumer, twin)
-        self.the_same()
+        self.check()
 
-    @rule(action=actions())
-    def act(self, action: tuple[str, dict[str, Any]]) -> None:
+    def act(self, action: Action) -> None:
         name, arguments = action
         getattr(self, name)(**arguments)
 
@@ -140,12 +115,12 @@ class QueueMachine(RuleBasedStateMachine):
             channel, twin = self.channels[-1]
             assert channel.transaction is not None
             channel.transaction.publish(envelope, False, contents, total)
-            if name in self.twin.queues:
+            if name in self.twin.queues or publication.delay_ms:
                 twin.published.append((name, messages))
         else:
             published = self.engine.vhost.publish(envelope, contents, total)
-            if name in self.twin.queues:
-                assert list(published.refused) == self.twin.queues[name].publish(messages)
+            if name in self.twin.queues or publication.delay_ms:
+                assert list(published.refused) == self.twin.publish(name, messages)
             else:
                 assert list(published.unroutable) == list(range(len(messages)))
         self.end_turn()
@@ -153,7 +128,7 @@ class QueueMachine(RuleBasedStateMachine):
     def declare(self, name: str) -> None:
         """It may be there already."""
         arguments, durable = self.arguments[name], self.durable[name]
-        self.engine.vhost.declare_queue(name, durable, False, False, arguments, None)
+        self.engine.declare(name, durable, arguments)
         self.twin.declare(name, arguments, durable)
         self.end_turn()
 
@@ -173,9 +148,8 @@ class QueueMachine(RuleBasedStateMachine):
 
     def make_consumer(self, newcomer: Newcomer) -> tuple[TaggingConsumer, TwinConsumer]:
         channel, twin = self.channels[newcomer.channel]
-        _, _, credit, auto, exclusive, priority = newcomer
-        consumer = TaggingConsumer(channel, self.real(newcomer.queue), credit, auto, exclusive, priority)
-        return consumer, TwinConsumer(self.twin.queues[newcomer.queue], twin, credit, auto, exclusive, priority)
+        name, _, *rest = newcomer
+        return TaggingConsumer(channel, self.real(name), *rest), TwinConsumer(self.twin.queues[name], twin, *rest)
 
     def consume(self, newcomer: Newcomer) -> None:
         if newcomer.queue not in self.twin.queues or len(self.consumers) > 5:
@@ -237,7 +211,8 @@ class QueueMachine(RuleBasedStateMachine):
         return able[which % len(able)] if able else None
 
     def settle(self, which: int, place: int, more: int, outcome: str, multiple: bool) -> None:
-        """One delivery, or all up to it, or it and another one."""
+        """One delivery, or all up to it, or it and another one. basic.reject says that one failed, basic.nack that it
+        was not tried."""
         pair = self.holding(which)
         if pair is None:
             return
@@ -245,13 +220,15 @@ class QueueMachine(RuleBasedStateMachine):
         count = len(twin.unsettled)
         lease = twin.unsettled[place % count]
         leases = [lease]
-        if multiple:
+        if multiple and outcome != "return":
             leases = [other for other in twin.unsettled if other.tag <= lease.tag]
         elif outcome == "accept":
             leases = [twin.unsettled[index] for index in sorted({place % count, more % count})]
         self.twin.settle(twin, leases, outcome)
-        if outcome != "accept":
-            channel.basic_nack(lease.tag, multiple, outcome == "return")
+        if outcome == "return":
+            channel.basic_reject(lease.tag, True)
+        elif outcome != "accept":
+            channel.basic_nack(lease.tag, multiple, outcome == "release")
         elif multiple:
             channel.ack_multiple(lease.tag)
         else:
@@ -264,7 +241,7 @@ class QueueMachine(RuleBasedStateMachine):
         if pair is not None:
             channel, twin = pair
             leases, twin.unsettled = twin.unsettled, []
-            self.twin.do_settle(leases, "return")
+            self.twin.do_settle(leases, "release")
             channel.basic_recover_async(True)
             self.end_turn()
 
@@ -320,10 +297,8 @@ class QueueMachine(RuleBasedStateMachine):
 
     # --- Comparing ------------------------------------------------------------------------------------------
 
-    @invariant()
-    def the_same(self) -> None:
-        if not hasattr(self, "engine"):
-            return
+    def check(self) -> None:
+        """Both are the same."""
         for consumer, twin in self.consumers:
             self.compare(consumer, twin)
         self.consumers = [(c, twin) for c, twin in self.consumers if twin in twin.queue.consumers or twin.unsettled]
@@ -332,8 +307,10 @@ class QueueMachine(RuleBasedStateMachine):
         for name, queue in self.twin.queues.items():
             assert queues[name].ready == len(queue.ready), name
             assert queues[name].leased == len(queue.leases), name
+            assert len(queues[name]._waiting or ()) == len(queue.waiting), name
             if "x-max-length-bytes" in queue.arguments:
                 assert queues[name].body_bytes == sum(message.size for message in queue.ready), name
+        assert len(self.engine.delay) == len(self.twin.delayed)
         for channel, twin_channel in self.channels:
             twin_channel.unsettled.sort(key=lambda lease: lease.tag)
             assert list(channel.unsettled_deliveries) == [lease.tag for lease in twin_channel.unsettled]
@@ -359,5 +336,34 @@ class QueueMachine(RuleBasedStateMachine):
         assert tuple((d.queue, d.reason, d.count) for d in CONTAINER.deaths(content)) == twin.deaths
 
 
-QueueMachine.TestCase.settings = settings(max_examples=400, stateful_step_count=40, deadline=None)
-TestQueueAgainstItsTwin = QueueMachine.TestCase
+def run_at_random(seed: int, steps: int, forced: dict[str, dict[str, Any]] | None = None) -> list[object]:
+    """A setup and so many actions made of one seed. Returns what fails first, all of it that it takes; nothing if
+    nothing fails. `forced`: the arguments of queues, if they are not to be any."""
+    pick = random.Random(seed).choice
+    setup = pick_setup(pick)
+    if forced is not None:
+        setup = setup._replace(arguments={name: forced.get(name, {}) for name in setup.arguments})
+    actions = [pick_action(pick) for _ in range(steps)]
+    error = play(setup, actions)
+    if error is None:
+        return []
+    for index in range(len(actions) - 1, -1, -1):
+        fewer = actions[:index] + actions[index + 1 :]
+        if type(play(setup, fewer)) is type(error):
+            actions = fewer
+    return [setup, *actions, *traceback.format_exception(play(setup, actions))]
+
+
+def play(setup: Setup, actions: list[Action]) -> Exception | None:
+    machine = QueueMachine(setup)
+    try:
+        machine.check()
+        for action in actions:
+            machine.act(action)
+            machine.check()
+        machine.drain()
+    except Exception as error:
+        return error
+    finally:
+        machine.close_down()
+    return None

@@ -9,13 +9,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from broker_twin import TwinBroker, TwinChannel
 
+QUORUM_LIMIT = 2
+"""What the machine takes as the delivery limit of a quorum queue that says nothing of it."""
+LETTER_MS = 50
+"""... and as the time after which a letter without a place is tried again."""
+
 Deaths = tuple[tuple[str, str, int], ...]
 """Queue, reason, how often; the latest first."""
 
 
 @dataclass(eq=False)
 class TwinMessage:
-    """`size`: of its body. `ttl_ms`, `priority`: as it was published with. The rest is of the queue it is in.
+    """`size`: of its body. `ttl_ms`, `priority`, `delay_ms`: as published. The rest is of the queue it is in.
     `attempts` and `redelivered`: None when the twin cannot know, since that depends on what was written when."""
 
     name: str
@@ -23,6 +28,7 @@ class TwinMessage:
     persistent: bool
     ttl_ms: int | None = None
     priority: int = 0
+    delay_ms: int = 0
     deaths: Deaths = ()
     place: int = 0
     level: int = 0
@@ -41,6 +47,7 @@ class TwinConsumer:
     auto: bool = False
     exclusive: bool = False
     priority: int = 0
+    lease_ms: int | None = None
     unsettled: int = 0
     taken: list[TwinLease] = field(default_factory=list)
 
@@ -59,6 +66,15 @@ class TwinLease:
     tag: int = 0
 
 
+@dataclass(eq=False)
+class TwinWait:
+    """A message that waits to be tried again, or a dead `letter` that waits for a place."""
+
+    message: TwinMessage
+    until_ms: int
+    letter: bool = False
+
+
 class TwinQueue:
     """`turn`: whose turn it is among the consumers. `active`: who gets messages, if only one may."""
 
@@ -68,10 +84,14 @@ class TwinQueue:
         self.arguments = arguments
         self.durable = durable
         self.overflow = arguments.get("x-overflow", "drop-head")
-        self.limit: int | None = arguments.get("x-delivery-limit")
+        quorum = arguments.get("x-queue-type") == "quorum"
+        self.limit: int | None = arguments.get("x-delivery-limit", QUORUM_LIMIT if quorum else None)
+        at_least_once = arguments.get("x-dead-letter-strategy") == "at-least-once"
+        self.keeps_letters = at_least_once and self.overflow == "reject-publish"
         self.single = arguments.get("x-single-active-consumer", False)
         self.ready: list[TwinMessage] = []
         self.leases: list[TwinLease] = []
+        self.waiting: list[TwinWait] = []
         self.consumers: list[TwinConsumer] = []
         self.active: TwinConsumer | None = None
         self.turn = 0
@@ -150,12 +170,15 @@ class TwinQueue:
 
     def dispatch(self) -> bool:
         """One message to each consumer with room, in turn. Returns whether there was anything to do."""
-        did = self.expire()
+        came_back = self.end_waits()
+        did = self.expire() or came_back
         while self.ready and any(consumer.room() for consumer in self.served()):
             did = True
             message = self.ready.pop(0)
             if self.fit(message):
                 self.lease(message, self.next_consumer())
+        if came_back:
+            self.drop_head()
         return did
 
     def next_consumer(self) -> TwinConsumer:
@@ -183,7 +206,8 @@ class TwinQueue:
         self.maybe_delivered = max(self.maybe_delivered, message.place)
         if message.persistent:
             self.surely_delivered = max(self.surely_delivered, message.place)
-        until_ms = self.broker.now_ms + self.arguments.get("x-consumer-timeout", 10**9)
+        lease_ms = consumer.lease_ms or self.arguments.get("x-consumer-timeout", 10**9)
+        until_ms = self.broker.now_ms + lease_ms
         lease = TwinLease(message, consumer, until_ms)
         consumer.taken.append(lease)
         if not consumer.auto:
@@ -234,20 +258,48 @@ class TwinQueue:
             return  # deleted
         for lease in leases:
             self.leases.remove(lease)
-        if outcome == "return":
-            self.give_back(messages, "delivery_limit")
-        elif outcome == "reject":
+        if outcome == "reject":
             self.broker.die(self, messages, "rejected")
+        elif outcome != "accept":
+            self.give_back(messages, "delivery_limit", failed=outcome == "return")
 
-    def give_back(self, messages: list[TwinMessage], reason: str) -> None:
-        """To their own places; who came back too often dies."""
-        back = [copy.copy(message) for message in messages]
-        for message in back:
-            message.attempts = None if message.attempts is None else message.attempts + 1
+    def give_back(self, messages: list[TwinMessage], reason: str, failed: bool) -> None:
+        """To their own places, now or later; who came back too often dies."""
+        worn = []
+        for old in messages:
+            message = copy.copy(old)
+            if message.attempts is not None and (failed or self.broker.counts_releases):
+                message.attempts += 1
             message.redelivered = True
-        self.put_in_order([message for message in back if not self.over_limit(message)])
-        self.broker.die(self, [message for message in back if self.over_limit(message)], reason)
+            wait_ms = self.retry_ms(message, failed)
+            if self.over_limit(message):
+                worn.append(message)
+            elif wait_ms:
+                self.waiting.append(TwinWait(message, self.broker.now_ms + wait_ms))
+            else:
+                self.put_in_order([message])
+        self.broker.die(self, worn, reason)
         self.drop_head()
+
+    # --- Waiting --------------------------------------------------------------------------------------------
+
+    def retry_ms(self, message: TwinMessage, failed: bool) -> int:
+        """So much longer each time, up to the most."""
+        if self.arguments.get("x-delayed-retry-type") not in ("all", "failed" if failed else "returned"):
+            return 0
+        least: int = self.arguments["x-delayed-retry-min"]
+        return min(least * max(message.attempts or 0, 1), self.arguments.get("x-delayed-retry-max", least))
+
+    def end_waits(self) -> bool:
+        """Who waited long enough is ready in his own place; letters are tried again."""
+        due = [wait for wait in self.waiting if wait.until_ms <= self.broker.now_ms]
+        self.waiting = [wait for wait in self.waiting if wait not in due]
+        for wait in sorted(due, key=lambda wait: (wait.until_ms, wait.letter)):
+            if wait.letter:
+                self.broker.bury(self, wait.message)
+            else:
+                self.put_in_order([wait.message])
+        return bool(due)
 
     # --- Time and restarts ----------------------------------------------------------------------------------
 
@@ -258,11 +310,12 @@ class TwinQueue:
             self.broker.delete(self.name)
             return
         due = [lease for lease in self.leases if lease.until_ms <= self.broker.now_ms]
+        due.sort(key=lambda lease: (-lease.message.level, lease.message.place))
         for lease in due:
             lease.late = True
             self.leases.remove(lease)
         if due:
-            self.give_back([lease.message for lease in due], "lease_expired")
+            self.give_back([lease.message for lease in due], "lease_expired", failed=False)
 
     def snapshot(self) -> TwinQueue:
         """What a commit that begins now makes durable. Those with consumers are on one attempt more by then."""
@@ -273,12 +326,14 @@ class TwinQueue:
                 message.attempts += 1
         kept.ready = [copy.copy(message) for message in self.ready]
         kept.put_in_order(leased)
+        kept.waiting = [TwinWait(copy.copy(w.message), w.until_ms, w.letter) for w in self.waiting]
         kept.leases, kept.consumers, kept.active, kept.turn = [], [], None, 0
         return kept
 
-    def restarted(self, on_disk: set[str]) -> None:
-        """What was persistent is there; of the others, those that had been paged to disk."""
+    def restarted(self, on_disk: set[str], waiting_on_disk: set[str]) -> None:
+        """What was persistent is there; of the others, those that had been paged to disk, and all that wait."""
         self.used_ms = self.broker.now_ms
+        assert waiting_on_disk == {wait.message.name for wait in self.waiting}
         for message in self.ready:
             assert message.name in on_disk or not message.persistent, f"{message} is lost"
         assert on_disk <= {m.name for m in self.ready}, "something came back"

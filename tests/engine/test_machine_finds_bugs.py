@@ -1,39 +1,17 @@
-"""The state machine of the queue must be able to fail: each of these bugs, planted in the queue, is found."""
+"""Bugs planted in queues, priorities, limits and consumers: the state machine finds each of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
-from hypothesis.stateful import run_state_machine_as_test
-from test_queue_machine import QueueMachine
+from machine_plants import Forced, Plant, must_be_found
 
-import pabal.broker.dead_letters
 from pabal.broker.backlog import Backlog
 from pabal.broker.priorities import PriorityBacklog
 from pabal.broker.queue import Queue
-from pabal.model.message import STORED, Death, Envelope, Message
-from pabal.session.amqp091.channel import Channel
-from pabal.session.amqp091.container import Amqp091Container
-from pabal.session.amqp091.transaction import Transaction
+from pabal.model.message import STORED, Message
 from pabal.store.journal import Batch, QueueLog
-
-QUICK = settings(
-    max_examples=1500,
-    stateful_step_count=30,
-    phases=[Phase.generate],
-    database=None,
-    deadline=None,
-    derandomize=True,
-    print_blob=False,
-    report_multiple_bugs=False,
-    suppress_health_check=list(HealthCheck),
-)
-
-Plant = Callable[[pytest.MonkeyPatch], None]
 
 
 def no_attempts(patch: pytest.MonkeyPatch) -> None:
@@ -297,102 +275,9 @@ def an_exclusive_consumer_gets_company(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Queue, "check_exclusive", check_exclusive)
 
 
-# --- Dead letters -------------------------------------------------------------------------------------------
-
-
-def deaths_are_not_counted(patch: pytest.MonkeyPatch) -> None:
-    original = Amqp091Container.deaths
-
-    def deaths(self: Any, content: bytes) -> list[Death]:
-        return [replace(death, count=1) for death in original(self, content)]
-
-    patch.setattr(Amqp091Container, "deaths", deaths)
-
-
-def cycles_are_not_seen(patch: pytest.MonkeyPatch) -> None:
-    original = pabal.broker.dead_letters.is_cycle
-    patch.setattr(
-        pabal.broker.dead_letters, "is_cycle", lambda name, deaths: len(deaths) > 3 and original(name, deaths)
-    )
-
-
-def a_cycle_with_a_rejection_is_cut(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(
-        pabal.broker.dead_letters, "is_cycle", lambda name, deaths: any(death.queue == name for death in deaths)
-    )
-
-
-def dead_letters_keep_their_ttl(patch: pytest.MonkeyPatch) -> None:
-    original = pabal.broker.dead_letters.Envelope
-
-    def envelope(exchange: str, key: str, persistent: bool, ttl_ms: int | None, *rest: Any) -> Envelope:
-        return original(exchange, key, persistent, 20, *rest)
-
-    patch.setattr(pabal.broker.dead_letters, "Envelope", envelope)
-
-
-def dead_letters_lose_their_priority(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Amqp091Container, "priority", lambda self, content: 0)
-
-
-# --- Transactions -------------------------------------------------------------------------------------------
-
-
-def half_of_a_transaction_is_committed(patch: pytest.MonkeyPatch) -> None:
-    """The rest when the next one commits."""
-    original = Transaction.commit
-
-    def commit(self: Any) -> None:
-        later = self._settlements[1:]
-        del self._settlements[1:]
-        original(self)
-        self._settlements = later
-
-    patch.setattr(Transaction, "commit", commit)
-
-
-def what_one_queue_refuses_is_left_out(patch: pytest.MonkeyPatch) -> None:
-    original = Queue._publish_bounded
-    patch.setattr(Transaction, "_check_room", lambda self, routed: None)
-    patch.setattr(
-        Queue, "_publish_bounded", lambda self, envelope, contents, _: original(self, envelope, contents, False)
-    )
-
-
-def a_late_transaction_is_committed(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Transaction, "_check_leases", lambda self: None)
-
-
-def a_rollback_publishes(patch: pytest.MonkeyPatch) -> None:
-    original = Transaction.rollback
-
-    def rollback(self: Any) -> None:
-        runs = self._runs[:1]
-        original(self)
-        self._runs = runs
-
-    patch.setattr(Transaction, "rollback", rollback)
-
-
-def a_rollback_forgets_what_was_settled(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Channel, "restore", lambda self, deliveries: None)
-
-
-def publishes_do_not_wait_for_the_commit(patch: pytest.MonkeyPatch) -> None:
-    original = Transaction.publish
-
-    def publish(self: Any, envelope: Envelope, mandatory: bool, contents: list[bytes], content_bytes: int) -> None:
-        if len(contents) > 2:
-            self._channel.vhost.publish(envelope, contents, content_bytes)
-        else:
-            original(self, envelope, mandatory, contents, content_bytes)
-
-    patch.setattr(Transaction, "publish", publish)
-
-
 DLX = {"x-dead-letter-exchange": ""}
 SINGLE = {"x-single-active-consumer": True}
-PLANTS: dict[Plant, dict[str, dict[str, Any]]] = {
+PLANTS: dict[Plant, Forced] = {
     no_attempts: {"q": {"x-delivery-limit": 2}},
     to_the_end: {},
     attempts_are_not_stored: {"q": {"x-delivery-limit": 2}},
@@ -421,25 +306,9 @@ PLANTS: dict[Plant, dict[str, dict[str, Any]]] = {
     whoever_comes_next_takes_over: {"q": SINGLE},
     consumer_priorities_do_not_count: {},
     an_exclusive_consumer_gets_company: {},
-    deaths_are_not_counted: {"q": {"x-max-length": 0, **DLX}, "dead": DLX},
-    cycles_are_not_seen: {"q": {"x-message-ttl": 40, **DLX}, "dead": {"x-max-length": 1, **DLX}},
-    a_cycle_with_a_rejection_is_cut: {"q": DLX, "dead": DLX},
-    dead_letters_keep_their_ttl: {"q": DLX},
-    dead_letters_lose_their_priority: {"q": DLX, "dead": {"x-max-priority": 2}},
-    half_of_a_transaction_is_committed: {},
-    what_one_queue_refuses_is_left_out: {"q": {"x-max-length": 2, "x-overflow": "reject-publish"}},
-    a_late_transaction_is_committed: {"q": {"x-consumer-timeout": 30}},
-    a_rollback_publishes: {},
-    a_rollback_forgets_what_was_settled: {},
-    publishes_do_not_wait_for_the_commit: {},
 }
-"""Each with the arguments of queues that it can be seen in."""
 
 
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)
 def test_a_planted_bug_is_found(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
-    plant(monkeypatch)
-    monkeypatch.setattr(QueueMachine, "forced", PLANTS[plant])
-    with pytest.raises(Exception) as caught:
-        run_state_machine_as_test(QueueMachine, settings=QUICK)
-    assert not isinstance(caught.value, (pytest.fail.Exception, AttributeError, NameError, TypeError)), caught.value
+    must_be_found(plant, PLANTS[plant], monkeypatch)
