@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+import pabal.broker.broker
 from engine import Engine, TakingConsumer, limits, name_of, reasons_of
 from pabal.broker.queue import Queue
 from pabal.model.errors import PreconditionFailed
-from pabal.model.limits import DEAD_LETTER_RETRY_MS
+from pabal.model.limits import DEAD_LETTER_RETRY_MS, OVERLOAD_MS
 from pabal.model.message import Message, Outcome
 
 RETRY = {"x_delayed_retry_type": "all", "x_delayed_retry_min": 100}
@@ -181,6 +182,75 @@ def test_of_many_only_a_window_comes_back_at_a_time(engine: Engine) -> None:
         assert taken == names
 
 
+def test_large_ones_come_back_a_few_at_a_time(engine: Engine) -> None:
+    with limits(WINDOW_BYTES_STORED=3000, LOAD_BYTES_MAX=1000):
+        queue = engine.queue(**RETRY)
+        engine.publish(*(f"m{number:02}" + "x" * 500 for number in range(50)))
+        consumer = consume(engine, queue)
+        settle(engine, consumer, Outcome.RETURN)
+        engine.commit()
+        queue.remove_consumer(consumer)
+        engine.advance(100)
+        assert queue.backlog.content_bytes < 6000
+        taken = 0
+        late = TakingConsumer(queue, credit=3)
+        queue.add_consumer(late)
+        for _ in range(60):
+            engine.turn()
+            taken += len(late.held)
+            settle(engine, late, Outcome.ACCEPT)
+        assert taken == 50
+
+
+def test_nothing_more_comes_back_while_the_disk_is_behind(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    with limits(LOAD_BYTES_MAX=1000):
+        queue = engine.queue(**RETRY)
+        engine.publish(*(f"m{number:02}" + "x" * 500 for number in range(50)))
+        consumer = consume(engine, queue)
+        settle(engine, consumer, Outcome.RETURN)
+        engine.commit()
+        queue.remove_consumer(consumer)
+        monkeypatch.setattr(pabal.broker.broker, "UNSAVED_BYTES_MAX", 3000)
+        engine.advance(100)
+        assert 0 < queue.ready < 10
+        for _ in range(30):
+            engine.commit()
+            engine.advance(OVERLOAD_MS)
+        assert queue.ready == 50
+
+
+@pytest.mark.parametrize("commits", [0, 1])
+def test_a_purge_after_a_restart_leaves_what_waits(engine: Engine, commits: int) -> None:
+    """The range that is removed holds the places of messages that wait: one that comes back there stays."""
+    queue = engine.queue(**RETRY)
+    engine.publish(*"abcde")
+    consumer = consume(engine, queue, credit=3)
+    settle(engine, consumer, Outcome.RETURN, [consumer.held[1]])
+    engine.commit()
+    engine.restart()
+    queue = engine.vhost.queues["q"]
+    assert queue.purge() == 4
+    for _ in range(commits):
+        engine.commit()
+    engine.advance(100)
+    engine.commit()
+    engine.restart()
+    assert engine.names() == ["b"]
+
+
+def test_who_polls_a_purged_queue_gets_what_waited(engine: Engine) -> None:
+    with limits(WINDOW_MESSAGES_STORED=2, WINDOW_MESSAGES_TRANSIENT=2, TIMER_MESSAGES_MAX=2):
+        queue = engine.queue(**RETRY)
+        engine.publish(*"abcdef")
+        consumer = consume(engine, queue)
+        settle(engine, consumer, Outcome.RETURN)
+        queue.remove_consumer(consumer)
+        engine.advance(100)
+        assert queue.purge() == 2
+        engine.turn()
+        assert engine.vhost.queues["q"].ready == 2
+
+
 def test_waiting_messages_make_a_queue_not_empty_and_go_with_it(engine: Engine) -> None:
     queue = engine.queue(**RETRY)
     engine.publish("a")
@@ -234,7 +304,8 @@ def test_a_dead_letter_without_a_place_is_kept_until_there_is_one(
     if missing == "binding":
         engine.exchange("graves")
     rejected(engine, **KEEPS)
-    engine.advance(3 * DEAD_LETTER_RETRY_MS)
+    for times in (1, 2, 4):
+        engine.advance(times * DEAD_LETTER_RETRY_MS)
     engine.commit()
     if restarts:
         engine.restart()
@@ -244,7 +315,7 @@ def test_a_dead_letter_without_a_place_is_kept_until_there_is_one(
         engine.exchange("graves")
     engine.queue("dead")
     engine.bind("graves", "dead", "dead")
-    engine.advance(DEAD_LETTER_RETRY_MS)
+    engine.advance(8 * DEAD_LETTER_RETRY_MS)
     engine.commit()
     engine.restart()
     assert [(name_of(m), reasons_of(m)) for m in engine.drain("dead")] == [

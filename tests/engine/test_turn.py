@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
+import pabal.broker.broker
 from engine import Engine, TakingConsumer
 from pabal.model.errors import StoreError
-from pabal.server import turn as turn_module
 from pabal.server.turn import Turn
 
 Finish = Callable[[], None]
@@ -212,7 +212,7 @@ def test_a_queue_that_cannot_be_read_is_fatal(turned: Turned, moment: str) -> No
 
 
 def test_too_much_unsaved_is_an_overload_until_it_is_taken(turned: Turned, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turn_module, "UNSAVED_BYTES_MAX", 100)
+    monkeypatch.setattr(pabal.broker.broker, "UNSAVED_BYTES_MAX", 100)
     assert not turned.turn.overloaded
     turned.engine.publish("m1", "m2", "m3")
     assert turned.turn.overloaded

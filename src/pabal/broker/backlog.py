@@ -60,6 +60,7 @@ class Backlog:
         "_tail",
         "content_bytes",
         "paging",
+        "returned_bytes",
     )
 
     def __init__(
@@ -72,6 +73,7 @@ class Backlog:
         self._base = base or 0
         self._end = None if base is None else base + SEQUENCE_MASK  # no position is that high
         self._returned: list[tuple[int, Message]] = []
+        self.returned_bytes = 0
         self._front: list[Message] = []
         self._head = 0
         self._tail: list[Message] = []
@@ -108,6 +110,7 @@ class Backlog:
             insort(self._front, message, self._head, key=_position)
         else:
             heappush(self._returned, (position, message))
+            self.returned_bytes += len(message.content)
 
     @property
     def returned(self) -> int:
@@ -127,6 +130,7 @@ class Backlog:
         if self._returned:
             count = min(most, len(self._returned))
             taken = [heappop(self._returned)[1] for _ in range(count)]
+            self.returned_bytes -= sum(len(message.content) for message in taken)
         else:
             head = self._head
             front = self._front
@@ -165,6 +169,7 @@ class Backlog:
             last = self._tail[0].position if self._tail else self._base + self._log.next_position
             on_disk = [(self._disk_count, self._seen_position + 1, last - 1)]
         self._returned, self._front, self._tail = [], [], []
+        self.returned_bytes = 0
         self._head = self._disk_count = self.content_bytes = 0
         self.paging = False
         return messages, on_disk

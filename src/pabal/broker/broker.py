@@ -25,6 +25,7 @@ from pabal.model.definitions import (
     VhostLimitsDefinition,
 )
 from pabal.model.errors import InvalidParameter, NotFound, StoreError
+from pabal.model.limits import UNSAVED_BYTES_MAX
 from pabal.model.message import Message
 from pabal.model.policies import check_policy, check_vhost_limits
 from pabal.store.interface import Loaded, Store
@@ -76,6 +77,11 @@ class Broker:
             for queue in queues:
                 queue.scheduled = False
                 queue.dispatch()
+
+    @property
+    def overloaded(self) -> bool:
+        """More waits for the disk than should be in memory: nothing is to be taken in before a commit is done."""
+        return self.store.journal.unsaved_bytes > UNSAVED_BYTES_MAX
 
     def await_durable(self, waiter: Waiter, upto: int) -> None:
         self.waiters[waiter] = upto

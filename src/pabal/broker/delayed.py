@@ -13,7 +13,7 @@ from pabal.broker.timetable import Timetable
 from pabal.model.arguments import QueueArguments
 from pabal.model.definitions import BindingDefinition, ExchangeDefinition, QueueDefinition
 from pabal.model.errors import InvalidCommand, PreconditionFailed
-from pabal.model.limits import DELAY_MS_MAX, TIMER_MESSAGES_MAX
+from pabal.model.limits import DELAY_MS_MAX, OVERLOAD_MS, TIMER_MESSAGES_MAX
 from pabal.model.message import UNSTORED, Container, Envelope, Message
 from pabal.store.journal import QueueState, waiting_id
 
@@ -116,13 +116,17 @@ class Delay(Queue):
         """Routes what is due, in the order of its time, and sets the timer for the rest."""
         if self.deleted:
             return
-        due = self._timetable.take(self.vhost.broker.now_ms, TIMER_MESSAGES_MAX)
+        broker = self.vhost.broker
+        if broker.overloaded:
+            broker.wake(self, broker.now_ms + OVERLOAD_MS)
+            return
+        due = self._timetable.take(broker.now_ms, TIMER_MESSAGES_MAX)
         for message in due:
             self._release(message)
         self._timetable.remove(due)
         next_ms = self._timetable.next_ms()
         if next_ms is not None:
-            self.vhost.broker.wake(self, next_ms)
+            broker.wake(self, next_ms)
 
     def _release(self, message: Message) -> None:
         """To the queues that it is for now. What was confirmed is not refused by a queue that is full now."""

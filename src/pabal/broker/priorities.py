@@ -50,6 +50,10 @@ class PriorityBacklog:
     def returned(self) -> int:
         return sum(backlog.returned for backlog in self._order)
 
+    @property
+    def returned_bytes(self) -> int:
+        return sum(backlog.returned_bytes for backlog in self._order)
+
     def first(self) -> Message | None:
         for backlog in self._order:
             if len(backlog):

@@ -189,7 +189,8 @@ class Queue(Intake):
     def get(self, consumer: Consumer) -> Message | None:
         """The next message, for `consumer`, which need not be one of this queue's; None when there is none."""
         self.use()
-        self._recall()
+        if self._waiting is not None:
+            self._waiting.recall()
         if self._sifts:
             self._expire()
         while messages := self._take(1):
@@ -201,6 +202,8 @@ class Queue(Intake):
             if self._waiting is not None:
                 self.schedule()
             return messages[0]
+        if self._waiting is not None:
+            self.schedule()
         return None
 
     # --- Consumers ------------------------------------------------------------------------------------------
@@ -213,7 +216,8 @@ class Queue(Intake):
 
     def add_consumer(self, consumer: Consumer) -> None:
         self.check_exclusive(consumer.exclusive)
-        self._recall()
+        if self._waiting is not None:
+            self._waiting.recall()
         self.consumers.append(consumer)
         self._ranked = self._ranked or consumer.priority != 0
         self.schedule()
@@ -372,15 +376,14 @@ class Queue(Intake):
         if known:
             self.vhost.broker.wake(self, min(known))
 
-    def _recall(self, drop: bool = False) -> int:
-        """Messages on their way through a chain of delays are ready here after all, or gone."""
-        return self._waiting.recall(drop) if self._waiting is not None else 0
-
     # --- The whole queue ------------------------------------------------------------------------------------
 
     def purge(self) -> int:
         """Removes all ready messages; returns how many there were. Leased ones stay (AMQP 0-9-1 §1.7.2.7)."""
-        relayed = self._recall(drop=True)
+        relayed = 0
+        if self._waiting is not None:
+            relayed = self._waiting.drop_relayed()
+            self.schedule()
         messages, on_disk = self.backlog.clear()
         self.log.remove(messages)
         purged = len(messages) + relayed

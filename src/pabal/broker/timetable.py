@@ -77,11 +77,19 @@ class Timetable:
         return position_ms(self._soon[0][0])
 
     def take(self, now_ms: int, most: int) -> list[Message]:
-        """Messages that are due, in order: `most` of them, or fewer. They are in the store until `remove`."""
+        """Messages that are due, in order: `most` of them, or fewer (about LOAD_BYTES_MAX at most). They are in the
+        store until `remove`."""
         taken: list[Message] = []
+        size = 0
         beyond = timed_position(now_ms + 1, 0)
-        while len(taken) < most and (self._soon or self._refill()) and self._soon[0][0] < beyond:
+        while (
+            len(taken) < most
+            and size < LOAD_BYTES_MAX
+            and (self._soon or self._refill())
+            and self._soon[0][0] < beyond
+        ):
             message = heappop(self._soon)[1]
+            size += len(message.content)
             self._soon_bytes -= len(message.content)
             taken.append(message)
         return taken

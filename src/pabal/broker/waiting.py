@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Final
 from pabal.broker.dead_letters import place
 from pabal.broker.relays import leave_chain
 from pabal.broker.timetable import Timetable
-from pabal.model.limits import DEAD_LETTER_RETRY_MS, TIMER_MESSAGES_MAX, WINDOW_MESSAGES_STORED
+from pabal.model.limits import (
+    DEAD_LETTER_RETRIES_DOUBLED_MAX,
+    DEAD_LETTER_RETRY_MS,
+    OVERLOAD_MS,
+    TIMER_MESSAGES_MAX,
+    WINDOW_BYTES_STORED,
+    WINDOW_MESSAGES_STORED,
+)
 from pabal.model.message import PENDING, UNSTORED, Message
 from pabal.store.journal import QueueLog, QueueState, position_kind, position_sequence, waiting_id
 
@@ -47,8 +54,11 @@ class Waiting:
         self._timetable.add(message, self._broker.now_ms + delay_ms, message.position, _RETURNED)
 
     def keep(self, letter: Message) -> None:
-        """A dead letter, as it is to be published, for which there was no queue: to be tried again."""
-        self._timetable.add(letter, self._broker.now_ms + DEAD_LETTER_RETRY_MS, kind=_DEAD)
+        """A dead letter, as it is to be published, for which there was no queue: to be tried again, less and less
+        often."""
+        delay_ms = DEAD_LETTER_RETRY_MS << min(letter.attempts, DEAD_LETTER_RETRIES_DOUBLED_MAX)
+        letter.attempts += 1
+        self._timetable.add(letter, self._broker.now_ms + delay_ms, kind=_DEAD)
         self._queue.schedule()  # for its timer
 
     def relay(self, message: Message, at_ms: int) -> None:
@@ -60,12 +70,17 @@ class Waiting:
         """When there is something to be done. None: never, or when a consumer has taken some of what came back."""
         if self._full():
             return None
-        return self._timetable.next_ms()
+        at_ms = self._timetable.next_ms()
+        if at_ms is not None and self._broker.overloaded:
+            return max(at_ms, self._broker.now_ms + OVERLOAD_MS)
+        return at_ms
 
     def end(self) -> bool:
         """Brings back what is due: a step of it, and no more than should be in memory. False: there was nothing."""
-        if self._full():
+        if self._full() or self._broker.overloaded:
             return False
+        if self.relayed and self._queue.consumers and len(self._queue.backlog) < TIMER_MESSAGES_MAX:
+            self.recall()
         due = self._timetable.take(self._broker.now_ms, TIMER_MESSAGES_MAX)
         for waiting in due:
             kind = position_kind(waiting.position)
@@ -80,25 +95,32 @@ class Waiting:
             self._timetable.remove(due)
         return bool(due)
 
-    def recall(self, drop: bool = False) -> int:
-        """Somebody wants to see what the queue has: what is on its way through a chain is ready here now. With `drop`
-        it is gone instead. Returns how many these were."""
-        if not self.relayed:
-            return 0
-        others: list[Message] = []
+    def recall(self) -> None:
+        """Somebody looks what the queue has: of what is on its way through a chain a step is ready here now."""
+        for message in self._take_relayed():
+            self._queue.publish_here(message.envelope, message.content)
+
+    def drop_relayed(self) -> int:
+        """Forgets what is on its way through a chain. Returns how many messages that were."""
         count = 0
-        while waiting := self._timetable.take(_END_OF_TIME, TIMER_MESSAGES_MAX):
-            relayed = [message for message in waiting if position_kind(message.position) == _RELAYED]
-            others += [message for message in waiting if position_kind(message.position) != _RELAYED]
-            if not drop:
-                for message in relayed:
-                    self._queue.publish_here(message.envelope, message.content)
-            self._timetable.remove(relayed)
+        while relayed := self._take_relayed():
             count += len(relayed)
-            self.relayed -= len(relayed)
+        return count
+
+    def _take_relayed(self) -> list[Message]:
+        """Some of them, none when there are none, which wait no more."""
+        others: list[Message] = []
+        relayed: list[Message] = []
+        while self.relayed and not relayed:
+            step = self._timetable.take(_END_OF_TIME, TIMER_MESSAGES_MAX)
+            assert step, "fewer messages are on their way than were counted"
+            relayed = [message for message in step if position_kind(message.position) == _RELAYED]
+            others += [message for message in step if position_kind(message.position) != _RELAYED]
         for message in others:
             self._timetable.put_back(message)
-        return count
+        self._timetable.remove(relayed)
+        self.relayed -= len(relayed)
+        return relayed
 
     def _place(self, letter: Message) -> None:
         if not place(self._queue.vhost, letter.envelope, letter.content):
@@ -116,11 +138,13 @@ class Waiting:
         )
         message.attempts = waiting.attempts
         if stored:
+            self._broker.store.journal.spare(queue.log.queue_id, message.position)
             queue.log.append([message], len(message.content))
         queue.take_back(message)
 
     def _full(self) -> bool:
-        return self._queue.backlog.returned >= WINDOW_MESSAGES_STORED
+        backlog = self._queue.backlog
+        return backlog.returned >= WINDOW_MESSAGES_STORED or backlog.returned_bytes >= WINDOW_BYTES_STORED
 
     def close(self) -> None:
         """The queue is gone."""

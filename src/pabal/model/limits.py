@@ -106,7 +106,13 @@ TIMER_MESSAGES_MAX: Final = 2048
 """Messages of one queue expired in one step; the rest follow in the next turn."""
 
 DEAD_LETTER_RETRY_MS: Final = 10_000
-"""How soon a dead letter that had no place to go, and must not be dropped, is tried again."""
+"""How soon a dead letter that has no place, and must not be dropped, is tried again; twice as late each time."""
+
+DEAD_LETTER_RETRIES_DOUBLED_MAX: Final = 4
+"""... so many times."""
+
+OVERLOAD_MS: Final = 5
+"""How soon messages that are due are looked at again when the disk is behind."""
 
 DISK_FREE_BYTES_MIN: Final = 50_000_000
 """With less than this free on the disk of the data directory nothing published is taken (setting)."""

@@ -141,6 +141,9 @@ class Server:
         except SettingsError as error:
             self.log.error("settings refused, nothing changed: %s", printable(str(error)))
             return
+        except Exception as error:  # whatever a file can make the parser say
+            self.log.error("settings refused, nothing changed: %s", printable(repr(error)))
+            return
         changes: list[str] = []
         with self._fatal_errors():
             changes = provision(self._broker, settings)

@@ -11,7 +11,6 @@ from typing import Protocol
 
 from pabal.broker.broker import Broker, Waiter
 from pabal.model.errors import StoreError
-from pabal.model.limits import UNSAVED_BYTES_MAX
 from pabal.store.interface import Store
 
 
@@ -46,7 +45,7 @@ class Turn:
     @property
     def overloaded(self) -> bool:
         """More waits for the disk than should be in memory: take nothing more in until `committing` ends."""
-        return self._store.journal.unsaved_bytes > UNSAVED_BYTES_MAX
+        return self._broker.overloaded
 
     def writes(self, writer: Writer) -> None:
         """This connection has output."""
