@@ -140,8 +140,8 @@ class QueueMachine:
             assert self.engine.vhost.delete_queue(self.real(name)) == len(queue.ready)
             self.twin.delete(name)
         else:
-            assert self.real(name).purge() == len(queue.ready)
-            queue.ready.clear()
+            assert self.real(name).purge() == len(queue.ready) + len(queue.waiting)
+            queue.ready, queue.waiting = [], []
         self.end_turn()
 
     # --- Consumers ------------------------------------------------------------------------------------------
@@ -149,6 +149,8 @@ class QueueMachine:
     def make_consumer(self, newcomer: Newcomer) -> tuple[TaggingConsumer, TwinConsumer]:
         channel, twin = self.channels[newcomer.channel]
         name, _, *rest = newcomer
+        if name == "dead":
+            rest[-1] = None  # or its leases could end together with those of q, whose letters it gets: in any order
         return TaggingConsumer(channel, self.real(name), *rest), TwinConsumer(self.twin.queues[name], twin, *rest)
 
     def consume(self, newcomer: Newcomer) -> None:

@@ -181,6 +181,23 @@ def test_of_many_only_a_window_comes_back_at_a_time(engine: Engine) -> None:
         assert taken == names
 
 
+def test_a_purge_takes_what_waits_too(engine: Engine) -> None:
+    """Also from its place among those that are removed from disk."""
+    queue = engine.queue(**RETRY)
+    engine.publish("a", "b", "c", "d")
+    consumer = consume(engine, queue)
+    settle(engine, consumer, Outcome.RETURN, [consumer.held[1]])
+    engine.commit()
+    engine.restart()
+    queue = engine.vhost.queues["q"]
+    assert queue.purge() == 4
+    engine.advance(100)
+    engine.commit()
+    assert queue.empty and not any(engine.disk.messages.values())
+    engine.restart()
+    assert engine.vhost.queues["q"].empty
+
+
 def test_waiting_messages_make_a_queue_not_empty_and_go_with_it(engine: Engine) -> None:
     queue = engine.queue(**RETRY)
     engine.publish("a")

@@ -345,16 +345,15 @@ class Queue(Intake):
         broker went down."""
         now_ms = self.vhost.broker.now_ms
         limit = self.arguments.delivery_limit
-        expired = [m for m in messages if m.expires_at_ms and m.expires_at_ms < now_ms]
-        if expired:
-            self._dead_letter(expired, "expired")
-            messages = [m for m in messages if not m.expires_at_ms or m.expires_at_ms >= now_ms]
-        if limit is not None:
-            worn = [m for m in messages if m.attempts > limit]
-            if worn:
-                self._dead_letter(worn, "delivery_limit")
-                messages = [m for m in messages if m.attempts <= limit]
-        return messages
+        fit: list[Message] = []
+        for message in messages:  # one by one, so that the dead keep their order
+            if message.expires_at_ms and message.expires_at_ms < now_ms:
+                self._dead_letter([message], "expired")
+            elif limit is not None and message.attempts > limit:
+                self._dead_letter([message], "delivery_limit")
+            else:
+                fit.append(message)
+        return fit
 
     def _set_timer(self) -> None:
         """At the next lease's end, when something has waited long enough, or at the first message's expiry (one ms
@@ -372,18 +371,20 @@ class Queue(Intake):
         if known:
             self.vhost.broker.wake(self, min(known))
 
-    def _recall(self, drop: bool = False) -> int:
-        """Messages on their way through a chain of delays are ready here after all, or gone."""
-        return self._waiting.recall(drop) if self._waiting is not None else 0
+    def _recall(self) -> None:
+        """Messages on their way through a chain of delays are ready here after all."""
+        if self._waiting is not None:
+            self._waiting.recall()
 
     # --- The whole queue ------------------------------------------------------------------------------------
 
     def purge(self) -> int:
-        """Removes all ready messages; returns how many there were. Leased ones stay (AMQP 0-9-1 §1.7.2.7)."""
-        relayed = self._recall(drop=True)
+        """Removes all messages that are ready or wait for their time; returns how many there were. Leased ones stay
+        (AMQP 0-9-1 §1.7.2.7)."""
+        purged = self._waiting.purge() if self._waiting is not None else 0
         messages, on_disk = self.backlog.clear()
         self.log.remove(messages)
-        purged = len(messages) + relayed
+        purged += len(messages)
         held = 0
         if self._counts_bytes:
             held = sum(message.envelope.container.body_bytes(message.content) for message in messages)

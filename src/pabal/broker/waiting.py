@@ -80,24 +80,29 @@ class Waiting:
             self._timetable.remove(due)
         return bool(due)
 
-    def recall(self, drop: bool = False) -> int:
-        """Somebody wants to see what the queue has: what is on its way through a chain is ready here now. With `drop`
-        it is gone instead. Returns how many these were."""
+    def recall(self) -> None:
+        """Somebody wants to see what the queue has: what is on its way through a chain is ready here now."""
         if not self.relayed:
-            return 0
+            return
         others: list[Message] = []
-        count = 0
         while waiting := self._timetable.take(_END_OF_TIME, TIMER_MESSAGES_MAX):
             relayed = [message for message in waiting if position_kind(message.position) == _RELAYED]
             others += [message for message in waiting if position_kind(message.position) != _RELAYED]
-            if not drop:
-                for message in relayed:
-                    self._queue.publish_here(message.envelope, message.content)
+            for message in relayed:
+                self._queue.publish_here(message.envelope, message.content)
             self._timetable.remove(relayed)
-            count += len(relayed)
             self.relayed -= len(relayed)
         for message in others:
             self._timetable.put_back(message)
+
+    def purge(self) -> int:
+        """All of it is gone, as in RabbitMQ (a retry must not come back to a place that is being removed from disk).
+        Returns how many these were."""
+        count = 0
+        while waiting := self._timetable.take(_END_OF_TIME, TIMER_MESSAGES_MAX):
+            self._timetable.remove(waiting)
+            count += len(waiting)
+        self.relayed = 0
         return count
 
     def _place(self, letter: Message) -> None:
