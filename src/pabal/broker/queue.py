@@ -349,16 +349,15 @@ class Queue(Intake):
         broker went down."""
         now_ms = self.vhost.broker.now_ms
         limit = self.arguments.delivery_limit
-        expired = [m for m in messages if m.expires_at_ms and m.expires_at_ms < now_ms]
-        if expired:
-            self._dead_letter(expired, "expired")
-            messages = [m for m in messages if not m.expires_at_ms or m.expires_at_ms >= now_ms]
-        if limit is not None:
-            worn = [m for m in messages if m.attempts > limit]
-            if worn:
-                self._dead_letter(worn, "delivery_limit")
-                messages = [m for m in messages if m.attempts <= limit]
-        return messages
+        fit: list[Message] = []
+        for message in messages:  # one by one, so that the dead keep their order
+            if message.expires_at_ms and message.expires_at_ms < now_ms:
+                self._dead_letter([message], "expired")
+            elif limit is not None and message.attempts > limit:
+                self._dead_letter([message], "delivery_limit")
+            else:
+                fit.append(message)
+        return fit
 
     def _set_timer(self) -> None:
         """At the next lease's end, when something has waited long enough, or at the first message's expiry (one ms
@@ -379,14 +378,12 @@ class Queue(Intake):
     # --- The whole queue ------------------------------------------------------------------------------------
 
     def purge(self) -> int:
-        """Removes all ready messages; returns how many there were. Leased ones stay (AMQP 0-9-1 §1.7.2.7)."""
-        relayed = 0
-        if self._waiting is not None:
-            relayed = self._waiting.drop_relayed()
-            self.schedule()
+        """Removes all messages that are ready or wait for their time; returns how many there were. Leased ones stay
+        (AMQP 0-9-1 §1.7.2.7)."""
+        purged = self._waiting.purge() if self._waiting is not None else 0
         messages, on_disk = self.backlog.clear()
         self.log.remove(messages)
-        purged = len(messages) + relayed
+        purged += len(messages)
         held = 0
         if self._counts_bytes:
             held = sum(message.envelope.container.body_bytes(message.content) for message in messages)

@@ -100,11 +100,14 @@ class Waiting:
         for message in self._take_relayed():
             self._queue.publish_here(message.envelope, message.content)
 
-    def drop_relayed(self) -> int:
-        """Forgets what is on its way through a chain. Returns how many messages that were."""
+    def purge(self) -> int:
+        """All of it is gone, as in RabbitMQ (a retry must not come back to a place that is being removed from disk).
+        Returns how many these were."""
         count = 0
-        while relayed := self._take_relayed():
-            count += len(relayed)
+        while waiting := self._timetable.take(_END_OF_TIME, TIMER_MESSAGES_MAX):
+            self._timetable.remove(waiting)
+            count += len(waiting)
+        self.relayed = 0
         return count
 
     def _take_relayed(self) -> list[Message]:
@@ -138,7 +141,6 @@ class Waiting:
         )
         message.attempts = waiting.attempts
         if stored:
-            self._broker.store.journal.spare(queue.log.queue_id, message.position)
             queue.log.append([message], len(message.content))
         queue.take_back(message)
 

@@ -59,18 +59,6 @@ def _pack_timed(position: int) -> bytes:
     return _TIMED_POSITION.pack(position_ms(position), position_kind(position), position_sequence(position))
 
 
-def split_drops(drops: list[tuple[int, int, int]], queue_id: int, position: int) -> list[tuple[int, int, int]]:
-    """These ranges (queue id, first and last position), but for one position."""
-    left: list[tuple[int, int, int]] = []
-    for drop in drops:
-        dropped, first, last = drop
-        if dropped == queue_id and first <= position <= last:
-            left += [(queue_id, a, b) for a, b in ((first, position - 1), (position + 1, last)) if a <= b]
-        else:
-            left.append(drop)
-    return left
-
-
 class QueueState(NamedTuple):
     """What is kept of a queue beside its messages, written with each commit that touches it.
 
@@ -98,8 +86,6 @@ class Batch:
     definitions: list[tuple[bytes, bytes | None]] = field(default_factory=list)
     drops: list[tuple[int, int, int]] = field(default_factory=list)
     """Ranges to remove: queue id, first position, last position; the state goes too when it is the whole queue."""
-    spares: list[tuple[int, int]] = field(default_factory=list)
-    """Queue ids and positions that earlier drops, as far as they are still going on, are to leave alone."""
     gone: list[int] = field(default_factory=list)
     """Ids of deleted queues, whose state goes."""
 
@@ -115,7 +101,6 @@ class Journal:
         self._definitions: dict[bytes, bytes | None] = {}
         self._drops: list[tuple[int, int, int]] = []
         self._gone: list[int] = []
-        self._spares: list[tuple[int, int]] = []
 
     def queue_log(self, queue_id: int, state: QueueState | None = None, timed: bool = False) -> QueueLog:
         """`timed`: its positions are those of `timed_position`."""
@@ -130,11 +115,6 @@ class Journal:
     def drop_range(self, queue_id: int, first: int, last: int) -> None:
         """Remove all messages from `first` to `last`, both included."""
         self._drops.append((queue_id, first, last))
-
-    def spare(self, queue_id: int, position: int) -> None:
-        """A message is put at a place that may be in a range that is being removed, and is to stay."""
-        self._drops = split_drops(self._drops, queue_id, position)
-        self._spares.append((queue_id, position))
 
     def drop_queue(self, log: QueueLog) -> None:
         """Remove a queue's messages and state. Its log must not be used any more."""
@@ -156,16 +136,13 @@ class Journal:
 
     def take(self) -> tuple[Batch, list[QueueLog]]:
         """All that was gathered, as one batch; and the logs it came from, to be told when it is durable."""
-        batch = Batch(
-            definitions=list(self._definitions.items()), drops=self._drops, gone=self._gone, spares=self._spares
-        )
+        batch = Batch(definitions=list(self._definitions.items()), drops=self._drops, gone=self._gone)
         self.committing = True
         logs = self.dirty
         self.dirty = []
         self._definitions = {}
         self._drops = []
         self._gone = []
-        self._spares = []
         self.unsaved_bytes = 0
         for log in logs:
             log.write(batch)

@@ -26,7 +26,7 @@ from pabal.model.limits import DROPS_PER_COMMIT_MAX, MAP_BYTES
 from pabal.model.message import Container, Message
 from pabal.store.check import readable
 from pabal.store.interface import Loaded
-from pabal.store.journal import Batch, Journal, QueueLog, QueueState, message_key, owner_id, split_drops
+from pabal.store.journal import Batch, Journal, QueueLog, QueueState, message_key, owner_id
 from pabal.store.record import RecordReader
 from pabal.store.residency import Residency
 
@@ -247,7 +247,6 @@ class LmdbStore:
                 transaction.delete(name, db=self._definitions)
             else:
                 transaction.put(name, value, db=self._definitions)
-        self._spare(transaction, batch.spares)
         for queue_id, first, last in batch.drops:
             transaction.put(_DROP.pack(queue_id, first, last), b"", db=self._dropping)
             self._drops.append((queue_id, first, last))
@@ -255,16 +254,6 @@ class LmdbStore:
             transaction.delete(_QUEUE.pack(queue_id), db=self._queues)
         if self._drops:
             self._remove_some(transaction)
-
-    def _spare(self, transaction: Any, spares: list[tuple[int, int]]) -> None:
-        """Takes places where messages are put now out of the ranges that earlier commits dropped."""
-        for queue_id, position in spares if self._drops else ():
-            left = split_drops(self._drops, queue_id, position)
-            for gone in set(self._drops) - set(left):
-                transaction.delete(_DROP.pack(*gone), db=self._dropping)
-            for new in set(left) - set(self._drops):
-                transaction.put(_DROP.pack(*new), b"", db=self._dropping)
-            self._drops = left
 
     def _remove_some(self, transaction: Any) -> None:
         """Goes on removing the ranges that were dropped: LMDB removes keys one by one, so a commit does some."""
