@@ -135,7 +135,7 @@ def test_a_chord_whose_results_are_files(
 
 def test_remote_control(worker: Worker, channel: BlockingChannel) -> None:
     control = worker.app.control
-    assert control.ping(timeout=REPLY_SECONDS_MAX, limit=1) == [{worker.name: {"ok": "pong"}}]
+    assert control.ping(destination=[worker.name], timeout=REPLY_SECONDS_MAX) == [{worker.name: {"ok": "pong"}}]
     inspect = control.inspect([worker.name], timeout=REPLY_SECONDS_MAX, limit=1)
     active = {queue["name"]: queue for queue in inspect.active_queues()[worker.name]}
     assert active[worker.queue]["exchange"]["name"] == worker.queue
@@ -221,7 +221,8 @@ def test_broadcast_and_remote_shutdown(worker: Worker, workers: Workers, names: 
     lines = tmp_path / "lines"
     worker.app.tasks["note"].apply_async((str(lines), "to all"), exchange=every(worker.queue), routing_key="all")
     wait_for(lambda: lines.exists() and lines.read_text() == "to all\n" * 2)
-    replies = worker.app.control.ping(timeout=REPLY_SECONDS_MAX, limit=2)
-    assert sorted(name for reply in replies for name in reply) == sorted([worker.name, second.name])
+    both = [worker.name, second.name]
+    replies = worker.app.control.ping(destination=both, timeout=REPLY_SECONDS_MAX)
+    assert sorted(name for reply in replies for name in reply) == sorted(both)
     worker.app.control.shutdown(destination=[second.name])
     second.ended()
