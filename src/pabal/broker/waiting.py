@@ -16,7 +16,7 @@ from pabal.model.limits import (
     WINDOW_BYTES_STORED,
     WINDOW_MESSAGES_STORED,
 )
-from pabal.model.message import PENDING, UNSTORED, Message
+from pabal.model.message import PENDING, UNSTORED, Envelope, Message
 from pabal.store.journal import QueueLog, QueueState, position_kind, position_sequence, waiting_id
 
 if TYPE_CHECKING:
@@ -126,7 +126,11 @@ class Waiting:
         return relayed
 
     def _place(self, letter: Message) -> None:
-        if not place(self._queue.vhost, letter.envelope, letter.content):
+        was, content = letter.envelope, letter.content
+        container = was.container
+        priority = container.priority(content)  # which an envelope from the store has not
+        envelope = Envelope(was.exchange, was.routing_key, was.persistent, None, container, was.copies, priority)
+        if not place(self._queue.vhost, envelope, content):
             self.keep(letter)
 
     def _bring_back(self, waiting: Message) -> None:
