@@ -9,7 +9,6 @@ import pytest
 from machine_plants import Forced, Plant, must_be_found
 
 import pabal.broker.dead_letters
-from pabal.broker.dead_letters import place
 from pabal.broker.queue import Queue
 from pabal.broker.timetable import Timetable
 from pabal.broker.waiting import Waiting
@@ -203,16 +202,6 @@ def letters_are_kept_for_ever(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Waiting, "_place", lambda self, letter: self.keep(letter))
 
 
-def kept_letters_lose_their_priority(patch: pytest.MonkeyPatch) -> None:
-    """... when they are read from disk."""
-
-    def place_as_read(self: Any, letter: Message) -> None:
-        if not place(self._queue.vhost, letter.envelope, letter.content):
-            self.keep(letter)
-
-    patch.setattr(Waiting, "_place", place_as_read)
-
-
 def no_letter_is_kept(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(QueueArguments, "keeps_dead_letters", False)
 
@@ -267,10 +256,6 @@ PLANTS: dict[Plant, Forced] = {
     a_retry_forgets_its_attempts: {"q": {**RETRY, "x-delivery-limit": 2}},
     a_retry_is_there_twice: {"q": RETRY},
     letters_are_kept_for_ever: {"q": {"x-message-ttl": 40, **KEEPS}},
-    kept_letters_lose_their_priority: {
-        "q": {"x-message-ttl": 40, "x-max-priority": 2, **KEEPS},
-        "dead": {"x-max-priority": 2},
-    },
     no_letter_is_kept: {"q": {"x-message-ttl": 40, **KEEPS}},
     a_quorum_queue_never_gives_up: {"q": {"x-queue-type": "quorum"}},
     releases_count_as_ever: {"q": {"x-delivery-limit": 2}},
