@@ -145,15 +145,15 @@ class Connection(asyncio.Protocol):
         else:
             self._resume_reading()
 
-    def tick(self, now_ms: int) -> None:
-        """Once a second: heartbeats and deadlines."""
+    def tick(self, now_ms: int, stood_still: bool) -> None:
+        """Once a second: heartbeats and deadlines. After a standstill no peer is to blame for its silence."""
         if self.session.closed:
             if not self._closed_at_ms:
                 self._server.turn.writes(self)  # closes it, behind what is still to be sent
             elif now_ms - self._closed_at_ms > CLOSE_SECONDS_MAX * 1000:
                 self._transport.abort()
         else:
-            if self._server.overloaded:
+            if stood_still or self._server.overloaded:
                 self.session.excuse_silence()
             self.session.tick(now_ms)
             self.after_input()

@@ -38,6 +38,7 @@ from pabal.store.interface import Store
 from pabal.store.lmdb_store import LmdbStore
 from pabal.store.memory import MemoryStore
 
+_STANDSTILL_MS = 1500  # between two ticks of the connections, which are to be a second apart
 _GUEST_COST = 16  # the password is no secret, so its hash need not cost anything
 
 
@@ -94,6 +95,7 @@ class Server:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ms = 0
         self._overloaded = False
+        self._ticked_ms = self.now_ms
         self._shortages: dict[str, str] = {}
         self._stopped = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -279,8 +281,11 @@ class Server:
     def _tick_connections(self) -> None:
         self._loop.call_later(1.0, self._tick_connections)
         self.begin_turn()
+        # After a standstill (SIGSTOP, a busy machine) what peers sent meanwhile is still to be read.
+        stood_still = self.now_ms - self._ticked_ms > _STANDSTILL_MS
+        self._ticked_ms = self.now_ms
         for connection in list(self._connections):
-            connection.tick(self.now_ms)
+            connection.tick(self.now_ms, stood_still)
 
     def _check_resources(self) -> None:
         """Whether there is disk space and memory for more messages: tells the connections when that changes."""
