@@ -11,7 +11,7 @@ from queue_machine import run_at_random
 Plant = Callable[[pytest.MonkeyPatch], None]
 Forced = dict[str, dict[str, Any]]
 """The arguments of queues that the bug can be seen in."""
-EXAMPLES = 1000
+EXAMPLES = 3000
 STEPS = 40
 
 

@@ -14,11 +14,13 @@ import sys
 import time
 import traceback
 from typing import NamedTuple
+from unittest.mock import patch
 
 from simulated_copies import Violation
 from simulated_run import Run
 from simulated_world import limits
 
+import pabal.broker.waiting
 from pabal.store.memory import MemoryStore
 
 CYCLES_A_RUN = 10
@@ -45,10 +47,11 @@ def run(
         "LOAD_MESSAGES_MAX": chance.choice((1, 2, 4)),
         "DISPATCH_MESSAGES_MAX": chance.choice((1, 2, 4, 1000)),
         "TIMER_MESSAGES_MAX": chance.choice((1, 2, 1000)),
+        "DEAD_LETTER_RETRY_MS": 30,
         "_FIRST_LOAD_SHARE": 1,
     }
     current: Run | None = None
-    with limits(**settings):
+    with limits(**settings), patch.object(pabal.broker.waiting, "WINDOW_MESSAGES_STORED", 1000):
         try:
             current = Run(seed, store_class, trace)
             current.set_up(everything=True)

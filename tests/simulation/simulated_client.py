@@ -44,13 +44,13 @@ _FAULTS = {m.CONNECTION_CLOSE.key, m.CHANNEL_CLOSE.key, m.BASIC_RETURN.key}
 
 
 @cache
-def properties(persistent: bool, expiration: str | None, priority: int) -> bytes:
+def properties(persistent: bool, expiration: str | None, priority: int, delay_ms: int) -> bytes:
     return encode_properties(
         {
             "delivery_mode": 2 if persistent else 1,
             "expiration": expiration,
             "priority": priority or None,
-            "headers": {"h": "x"},
+            "headers": {"h": "x", "x-delay": delay_ms} if delay_ms else {"h": "x"},
         }
     )
 
@@ -63,6 +63,7 @@ class Outgoing(NamedTuple):
     persistent: bool
     expiration: str | None
     priority: int
+    delay_ms: int
 
 
 class Delivery:
@@ -96,7 +97,7 @@ class Client:
         self.consuming: dict[str, tuple[str, bool]] = {}
         self.cancelled: set[str] = set()
         self.outgoing: list[Outgoing] = []
-        self.settling: list[tuple[int, Delivery, str]] = []
+        self.settling: list[tuple[int, Delivery, str, bool]] = []
         self.attempts: list[Attempt] = []
         self.getting: list[tuple[str, bool]] = []
         self.seq = 0
@@ -142,30 +143,35 @@ class Client:
         expiration: str | None = None,
         padding: int = 0,
         priority: int = 0,
+        delay_ms: int = 0,
     ) -> None:
         """`queues`: those it must be routed to."""
         self.seq += 1
-        outgoing = Outgoing(self.seq, queues, persistent, expiration, priority)
+        outgoing = Outgoing(self.seq, queues, persistent, expiration, priority, delay_ms)
         body = b"id=%s-%06d;" % (self.name.encode(), self.seq) + bytes(padding)
 
         def sent() -> None:
             if not self.leaving:
-                copies = self._sent(outgoing)
+                copies = self._sent(outgoing, not self.session.blocked)
                 if self.confirming:
                     self.published.append(copies)
 
         frame = m.encode_method(CHANNEL, m.BASIC_PUBLISH, exchange, key, False, False)
-        content = build(properties(persistent, expiration, priority), body, CHANNEL, FRAME_BYTES_MAX)
+        content = build(properties(persistent, expiration, priority, delay_ms), body, CHANNEL, FRAME_BYTES_MAX)
         self.send(frame + content, None if self.transacting else sent)
         if self.transacting:
             self.outgoing.append(outgoing)
 
-    def _sent(self, outgoing: Outgoing) -> list[Copy]:
-        """The ledger's side of a publish."""
-        seq, queues, persistent, expiration, priority = outgoing
+    def _sent(self, outgoing: Outgoing, certain: bool) -> list[Copy]:
+        """The ledger's side of a publish. `certain`: the broker acts on it now."""
+        seq, queues, persistent, expiration, priority, delay_ms = outgoing
         if expiration is not None:
             self.world.ledger.not_only_delivered.update(queues)
-        return self.world.ledger.sent(self.name, seq, queues, persistent, priority)
+        copies = self.world.ledger.sent(self.name, seq, queues, persistent, priority)
+        if delay_ms:
+            for copy in copies:
+                copy.is_delayed(self.world.now_ms + delay_ms, certain)
+        return copies
 
     def consume(
         self, queue: str, tag: str, no_ack: bool, prefetch: int, shared: bool, priority: int | None = None
@@ -206,10 +212,11 @@ class Client:
         def sent() -> None:
             if not self.transacting:
                 for delivery in deliveries:
-                    self._settled(delivery, kind)
+                    self._settled(delivery, kind, failed=not multiple)
 
         if self.transacting:
-            self.settling += [(t, delivery, kind) for t, delivery in zip(tags, deliveries, strict=True)]
+            failed = not multiple
+            self.settling += [(t, delivery, kind, failed) for t, delivery in zip(tags, deliveries, strict=True)]
         if kind == "ack":
             self.call(m.BASIC_ACK, tag, multiple, effect=sent)
         elif multiple:
@@ -217,11 +224,14 @@ class Client:
         else:
             self.call(m.BASIC_REJECT, tag, kind == "requeue", effect=sent)
 
-    def _settled(self, delivery: Delivery, kind: str) -> None:
-        """The ledger's side of a settle: whether it ends the copy, and whether that is certain."""
+    def _settled(self, delivery: Delivery, kind: str, failed: bool) -> None:
+        """The ledger's side of a settle: whether it ends the copy, and whether that is certain. `failed`: it comes
+        back by basic.reject, which says that it was tried."""
         copy = delivery.copy
         if self.leaving:
             return  # nobody reads it any more
+        if kind == "requeue" and not self._is_late(delivery) and not self.session.blocked:
+            self.world.ledger.returned(copy, delivery.queue, failed, self.world.now_ms)
         if kind == "requeue" or (kind == "reject" and delivery.queue != DEAD and copy.spec.dead_letters):
             return
         if self._is_late(delivery) or self.session.blocked:
@@ -233,6 +243,14 @@ class Client:
 
     def _is_late(self, delivery: Delivery) -> bool:
         return delivery.until_ms is not None and self.world.now_ms >= delivery.until_ms
+
+    def lost(self) -> None:
+        """The broker sees that the connection is gone: what the client has not settled counts as tried in vain."""
+        if self.leaving:
+            return  # it has known that for a while
+        for delivery in (*self.held.values(), *(delivery for _, delivery, _, _ in self.settling)):
+            if not self._is_late(delivery):
+                self.world.ledger.returned(delivery.copy, delivery.queue, True, self.world.now_ms)
 
     # --- Transactions ---------------------------------------------------------------------------------------
 
@@ -251,19 +269,22 @@ class Client:
         def sent() -> None:
             if self.leaving:
                 return
+            certain = alone and not self.session.blocked
             for message in outgoing:
-                attempt.published += self._sent(message)
-            for _, delivery, kind in settling:
+                attempt.published += self._sent(message, certain)
+            for _, delivery, kind, failed in settling:
                 if kind != "requeue":
                     attempt.settled.append(Settled(delivery.copy, delivery.queue, kind))
                     attempt.settled[-1].sure = not self._is_late(delivery)
-            self.world.ledger.transactions.begun(attempt, alone and not self.session.blocked)
+                elif not self._is_late(delivery):
+                    attempt.returned.append((delivery.copy, delivery.queue, failed))
+            self.world.ledger.transactions.begun(attempt, certain, self.world.now_ms)
 
         self.call(m.TX_COMMIT, effect=sent)
 
     def roll_back(self) -> None:
         """What it settled is its own again."""
-        self.held |= {tag: delivery for tag, delivery, _ in self.settling}
+        self.held |= {tag: delivery for tag, delivery, _, _ in self.settling}
         self.held = dict(sorted(self.held.items()))
         self.outgoing, self.settling = [], []
         self.call(m.TX_ROLLBACK)
@@ -359,7 +380,7 @@ class Client:
             consumer = "get"
             queue, no_ack = self.getting.pop(0)
         ledger = self.world.ledger
-        copy = ledger.delivered((self.name, consumer), queue, content, redelivered)
+        copy = ledger.delivered((self.name, consumer), queue, content, redelivered, self.world.now_ms)
         self._note(consumer, "gets", copy.name, "as", tag, "again" if redelivered else "")
         spec = ledger.specs[queue]
         if spec.limit is not None:

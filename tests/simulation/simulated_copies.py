@@ -10,15 +10,21 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from pabal.model.definitions import QueueDefinition, decode_definition
+from pabal.model.arguments import QUORUM_DELIVERY_LIMIT
+from pabal.model.definitions import ExchangeDefinition, QueueDefinition, decode_definition
 from pabal.model.message import LEVEL_SHIFT
 from pabal.session.amqp091.container import Amqp091Container
-from pabal.store.journal import QueueState
+from pabal.store.journal import QueueState, position_kind, waiting_id
 from pabal.store.memory import Disk
 from pabal.store.record import RecordReader
 
 DEAD = "dead"
 """The queue of dead letters."""
+LATER = "later"
+"""The exchange that holds messages back."""
+LETTER = 1
+"""The kind of what waits in a queue that is a dead letter without a place to go."""
+NO_STATE = QueueState(1, 0, 0)
 CONTAINER = Amqp091Container()
 READER = RecordReader({CONTAINER.code: CONTAINER})
 
@@ -44,11 +50,17 @@ class QueueSpec:
 
     @property
     def limit(self) -> int | None:
-        return self.arguments.get("x-delivery-limit")
+        quorum = self.arguments.get("x-queue-type") == "quorum"
+        return self.arguments.get("x-delivery-limit", QUORUM_DELIVERY_LIMIT if quorum else None)
 
     @property
     def lease_ms(self) -> int | None:
         return self.arguments.get("x-consumer-timeout")
+
+    def retry_ms(self, failed: bool) -> int:
+        """How long at least a message waits that came back: because it `failed`, or untried."""
+        waits = self.arguments.get("x-delayed-retry-type") in ("all", "failed" if failed else "returned")
+        return int(self.arguments["x-delayed-retry-min"]) if waits else 0
 
     @property
     def max_priority(self) -> int:
@@ -85,7 +97,9 @@ class Copy:
     """`settled`: how many settles of it were processed, durable or not. `gone`: for good. `may_go`: it may be there
     or not. `level`: its priority in the queue. `born`: in which life of the broker. `ended_by`: the transaction.
     `handed_out`: in which life of the broker it was last delivered, by the queue it was delivered from.
-    `delivered_for_good`: queues that it was delivered from, which a crash must not make the broker forget."""
+    `delivered_for_good`: queues that it was delivered from, which a crash must not make the broker forget.
+    `not_before_ms`: it waits until then; `waits_for_good_ms`: whatever happens. `stream`, `order`: what it is in
+    order with, and how; None if nobody can tell."""
 
     __slots__ = (
         "born",
@@ -99,12 +113,16 @@ class Copy:
         "level",
         "may_go",
         "name",
+        "not_before_ms",
+        "order",
         "persistent",
         "publisher",
         "refused",
         "seq",
         "settled",
         "spec",
+        "stream",
+        "waits_for_good_ms",
     )
 
     def __init__(self, publisher: str, seq: int, spec: QueueSpec, persistent: bool, priority: int, born: int) -> None:
@@ -119,8 +137,17 @@ class Copy:
         self.confirmed = self.refused = self.gone = self.may_go = False
         self.settled = self.deliveries = 0
         self.ended_by: str | None = None
+        self.not_before_ms = self.waits_for_good_ms = 0
+        self.stream: Stream = (publisher, spec.name, self.level, False)
+        self.order: int | None = seq
         self.handed_out: dict[str, int] = {}
         self.delivered_for_good: set[str] = set()
+
+    def is_delayed(self, until_ms: int, certain: bool) -> None:
+        """It is held back. Unless `certain`, perhaps longer than that."""
+        self.not_before_ms = self.waits_for_good_ms = until_ms
+        self.stream = (self.publisher, self.spec.name, self.level, True)
+        self.order = until_ms << 32 | self.seq if certain else None
 
     @property
     def must_be_kept(self) -> bool:
@@ -138,6 +165,8 @@ class Copy:
 
 CopyKey = tuple[str, int, str]
 """Publisher, its number, and the queue it was routed to."""
+Stream = tuple[str, str, int, bool]
+"""Publisher, queue, priority, and whether it was held back: such are in the order of their times."""
 
 
 def identify(data: bytes, queue: str) -> CopyKey:
@@ -153,17 +182,36 @@ def identify(data: bytes, queue: str) -> CopyKey:
 
 
 def on_disk(disk: Disk) -> dict[CopyKey, list[str]]:
-    """In which durable queues on disk each copy is; their states must tell the same numbers."""
+    """In which durable queues on disk each copy is, or in which other place; their states must tell the same."""
     found: dict[CopyKey, list[str]] = {}
     for data in disk.definitions.values():
         definition = decode_definition(data)
-        if not isinstance(definition, QueueDefinition):
-            continue
-        messages = disk.messages.get(definition.queue_id, {})
-        for record in messages.values():
-            found.setdefault(identify(record, definition.name), []).append(definition.name)
-        check_state(definition, messages, disk.states.get(definition.queue_id) or QueueState(1, 0, 0))
+        if isinstance(definition, QueueDefinition):
+            name = definition.name
+            messages = disk.messages.get(definition.queue_id, {})
+            for record in messages.values():
+                found.setdefault(identify(record, name), []).append(name)
+            check_state(definition, messages, disk.states.get(definition.queue_id) or NO_STATE)
+            for position, record in waiting_in(disk, definition.queue_id, name).items():
+                place = f"{name}'s letters" if position_kind(position) == LETTER else name
+                found.setdefault(identify(record, name), []).append(place)
+        elif isinstance(definition, ExchangeDefinition) and definition.name == LATER:
+            for position, record in waiting_in(disk, definition.queue_id, LATER).items():
+                queue = READER.decode(position, record).envelope.routing_key
+                found.setdefault(identify(record, queue), []).append(LATER)
     return found
+
+
+def waiting_in(disk: Disk, queue_id: int, name: str) -> dict[int, bytes]:
+    """What waits for its time in this queue or exchange."""
+    messages = disk.messages.get(waiting_id(queue_id), {})
+    state = disk.states.get(waiting_id(queue_id)) or NO_STATE
+    if state.messages != len(messages):
+        raise Violation(f"in {name} {len(messages)} messages wait on disk and its state says {state}")
+    kinds = Counter(map(position_kind, messages))
+    if state.levels and kinds != Counter(dict(state.levels)):
+        raise Violation(f"in {name} messages of the kinds {kinds} wait on disk and its state says {state}")
+    return messages
 
 
 def check_state(definition: QueueDefinition, messages: dict[int, bytes], state: QueueState) -> None:

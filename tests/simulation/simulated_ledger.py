@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from simulated_copies import DEAD, Copy, CopyKey, QueueSpec, Violation, identify, on_disk
+from simulated_copies import DEAD, Copy, CopyKey, QueueSpec, Stream, Violation, identify, on_disk
 from simulated_transactions import Transactions
 
 from pabal.store.memory import Disk
 
-Stream = tuple[str, str, int]
-"""Publisher, queue and priority: what is in order."""
 Consumer = tuple[str, str]
 """Client and tag."""
 
@@ -34,6 +32,7 @@ class Ledger:
         self._marks: dict[tuple[Copy, str], tuple[int | None, list[bool]]] = {}
         self._handed_out: list[tuple[Copy, str]] = []  # since all was durable the last time
         self._unsafe: list[Copy] = []  # settled, and not known to be durable
+        self._returned: list[Copy] = []  # waiting, and not known to be durable
         self._last_first: dict[Stream, int] = {}  # the highest number delivered first
         self._firsts: dict[Stream, list[int]] = {}  # the same of the turn that is being written
         self._runs: dict[tuple[str, str, Stream], int] = {}
@@ -72,6 +71,17 @@ class Ledger:
         """It has not, after all."""
         copy.settled -= 1
 
+    def returned(self, copy: Copy, queue: str, failed: bool, now_ms: int) -> None:
+        """The broker has processed that it comes back to `queue`, tried or not."""
+        wait_ms = copy.spec.retry_ms(failed)
+        if queue == copy.spec.name and wait_ms:
+            copy.not_before_ms = now_ms + wait_ms
+            self._returned.append(copy)
+
+    def not_returned(self, copy: Copy) -> None:
+        """Not in that way, after all."""
+        copy.not_before_ms = copy.waits_for_good_ms
+
     def settle_is_durable(self, copy: Copy) -> None:
         if copy.settled:
             copy.gone = True
@@ -81,6 +91,9 @@ class Ledger:
         for copy in self._unsafe:
             self.settle_is_durable(copy)
         self._unsafe.clear()
+        for copy in self._returned:
+            copy.waits_for_good_ms = copy.not_before_ms
+        self._returned.clear()
         for copy, queue in self._handed_out:
             copy.delivered_for_good.add(queue)
         self._handed_out.clear()
@@ -94,7 +107,9 @@ class Ledger:
 
     # --- What the broker does -------------------------------------------------------------------------------
 
-    def delivered(self, consumer: tuple[str, str], queue: str, content: bytes, redelivered: bool) -> Copy:
+    def delivered(
+        self, consumer: tuple[str, str], queue: str, content: bytes, redelivered: bool, now_ms: int
+    ) -> Copy:
         """A message was handed out from `queue`."""
         key = identify(content, queue)
         copy = self.copies.get(key)
@@ -102,6 +117,8 @@ class Ledger:
             raise Violation(f"{key} was delivered from {queue} after it was gone for good")
         if copy.refused and not (copy.spec.keeps_refused and queue == DEAD):
             raise Violation(f"{copy.name} was refused and delivered all the same")
+        if queue == copy.spec.name and now_ms < copy.not_before_ms:
+            raise Violation(f"{copy.name} is delivered {copy.not_before_ms - now_ms} ms before its time")
         if self.specs[queue].single:
             self.active.delivered(consumer, queue)
         self.delivered_count += 1
@@ -116,18 +133,19 @@ class Ledger:
         return copy
 
     def _first_delivery(self, copy: Copy, consumer: tuple[str, str]) -> None:
-        stream = (copy.publisher, copy.spec.name, copy.level)
-        self._firsts.setdefault(stream, []).append(copy.seq)
-        run = (*consumer, stream)
-        if copy.seq < self._runs.get(run, 0):
+        if copy.order is None:
+            return
+        self._firsts.setdefault(copy.stream, []).append(copy.order)
+        run = (*consumer, copy.stream)
+        if copy.order < self._runs.get(run, 0):
             raise Violation(f"{copy.name} came to {consumer} after {self._runs[run]}")
-        self._runs[run] = copy.seq
+        self._runs[run] = copy.order
 
     def turn_written(self, is_gone: Callable[[str, str], bool]) -> None:
         """All that was handed out in one turn has been reported: first deliveries are in the publisher's order.
         `is_gone`: whether this client, or this consumer of it, is known to have left."""
         for stream, numbers in self._firsts.items():
-            publisher, queue, _ = stream
+            publisher, queue, _, _ = stream
             last = self._last_first.get(stream, 0)
             if min(numbers) < last:
                 raise Violation(f"{publisher}-{min(numbers)} of {queue} was first delivered after {publisher}-{last}")
@@ -163,6 +181,7 @@ class Ledger:
         self.transactions.pending.clear()
         self.life += 1
         self._unsafe.clear()
+        self._returned.clear()
         self._handed_out.clear()
         self._firsts.clear()
         self._runs.clear()
@@ -170,7 +189,7 @@ class Ledger:
         self.counted.clear()
         self.active = ActiveConsumers()
         for stream in list(self._last_first):
-            _, queue, _ = stream
+            _, queue, _, _ = stream
             if queue in self.not_only_delivered or self.specs[queue].expires:
                 del self._last_first[stream]
         self.not_only_delivered.clear()
@@ -182,6 +201,7 @@ class Ledger:
             if places:
                 copy.confirmed = True
                 copy.settled = 0
+                copy.not_before_ms = copy.waits_for_good_ms
                 copy.may_go = not copy.persistent
                 kept[key] = copy
         if found:

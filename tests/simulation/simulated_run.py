@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from simulated_client import Client
-from simulated_copies import DEAD, QueueSpec, Violation
+from simulated_copies import DEAD, LATER, QueueSpec, Stream, Violation
 from simulated_ledger import Ledger
 from simulated_world import World
 
@@ -21,6 +21,17 @@ DEAD_LETTERING = (
 )
 
 
+KEEPS_LETTERS = {
+    "x-dead-letter-exchange": "graves",
+    "x-dead-letter-routing-key": "",
+    "x-dead-letter-strategy": "at-least-once",
+    "x-overflow": "reject-publish",
+}
+"""The exchange leads to the dead letters, or nowhere for a while."""
+LONGEST_MS = 1000
+"""Longer than anything waits."""
+
+
 class Run:
     """One disk, its queues, and what happens to them. `trace` keeps the steps as text."""
 
@@ -32,7 +43,7 @@ class Run:
         self.fans = self.work[:2] if len(self.work) > 1 else []
         self.transacting = self.chance.choice((0.0, 0.3, 0.3, 0.9))  # this part of the clients
         self.ledger = Ledger(self.specs)
-        self.world = World(self.ledger, store_class)
+        self.world = World(self.ledger, store_class, self.chance.random() < 0.7)
         self.world.note = self._note if trace else None
         self._client_count = 0
         self._note("queues", *self.specs.values(), "fan to", *self.fans)
@@ -46,6 +57,7 @@ class Run:
         specs = [QueueSpec(DEAD)]
         for number in range(chance.choice((1, 2, 2, 3))):
             arguments: dict[str, Any] = {}
+            keeps_letters = chance.random() < 0.15
             if chance.random() < 0.6:
                 arguments |= chance.choice(DEAD_LETTERING)
             if chance.random() < 0.4:
@@ -64,7 +76,17 @@ class Run:
                 arguments["x-max-priority"] = chance.choice((1, 3, 255))
             if chance.random() < 0.2:
                 arguments["x-single-active-consumer"] = True
-            specs.append(QueueSpec(f"q{number}", chance.random() < 0.85, arguments))
+            if chance.random() < 0.25:
+                arguments["x-delayed-retry-type"] = chance.choice(("all", "failed", "returned"))
+                arguments["x-delayed-retry-min"] = chance.choice((10, 40))
+                if chance.random() < 0.5:
+                    arguments["x-delayed-retry-max"] = 100
+            if keeps_letters:
+                arguments |= KEEPS_LETTERS
+            durable = chance.random() < 0.85
+            if durable and "x-max-priority" not in arguments and chance.random() < 0.2:
+                arguments["x-queue-type"] = "quorum"
+            specs.append(QueueSpec(f"q{number}", durable, arguments))
         return specs
 
     # --- Setting up -----------------------------------------------------------------------------------------
@@ -75,6 +97,9 @@ class Run:
         if everything:
             client.call(m.EXCHANGE_DECLARE, "dlx", "direct", False, True, False, False, False, {})
             client.call(m.EXCHANGE_DECLARE, "fan", "fanout", False, True, False, False, False, {})
+            client.call(m.EXCHANGE_DECLARE, "graves", "fanout", False, True, False, False, False, {})
+            kind = {"x-delayed-type": "direct"}
+            client.call(m.EXCHANGE_DECLARE, LATER, "x-delayed-message", False, True, False, False, False, kind)
         for spec in self.specs.values():
             if everything or not spec.durable:
                 client.call(m.QUEUE_DECLARE, *self._declaration(spec), False, spec.arguments)
@@ -83,6 +108,7 @@ class Run:
                 if name in self.fans:
                     client.call(m.QUEUE_BIND, name, "fan", "", False, {})
                 client.call(m.QUEUE_BIND, DEAD, "dlx", name, False, {})
+                client.call(m.QUEUE_BIND, name, LATER, name, False, {})
         self.world.feed(client)
         self.world.settle_down()
         self.world.lose(client)
@@ -112,6 +138,7 @@ class Run:
             (self.purge, 0.5),
             (self.replace_queue, 0.5),
             (self.recover, 1),
+            (self.move_graves, 1),
         )
         for _ in range(chance.randint(1, 4)):
             self.connect()
@@ -171,12 +198,15 @@ class Run:
         exchange, queues = "", [queue]
         if self.fans and chance.random() < 0.2:
             exchange, queues = "fan", self.fans
+        delay_ms = 0
+        if exchange == "" and chance.random() < 0.15:
+            exchange, delay_ms = LATER, chance.choice((1, 20, 20, 70))
         kept = all(self.specs[name].dead_letters for name in queues)
         expiration = "20" if kept and chance.random() < 0.1 else None
         padding = 9000 if chance.random() < 0.03 else chance.choice((0, 0, 0, 30))
         priority = chance.choice((0, 0, 0, 1, 2, 9))
         count = chance.choice((1, 1, 2, 3, 6))
-        what = queues, persistent, expiration, padding, priority
+        what = queues, persistent, expiration, padding, priority, delay_ms
         self._note("publish", client.name, client.seq + 1, "x", count, *what)
         for _ in range(count):
             client.publish(exchange, queue, *what)
@@ -287,7 +317,22 @@ class Run:
         client.call(m.QUEUE_DECLARE, *self._declaration(spec), True, spec.arguments)
         if spec.name in self.fans:
             client.call(m.QUEUE_BIND, spec.name, "fan", "", True, {})
+        client.call(m.QUEUE_BIND, spec.name, LATER, spec.name, True, {})
         client.call(m.QUEUE_DECLARE, spec.name, True, False, False, False, False, {})
+        self.world.feed(client)
+
+    def move_graves(self) -> None:
+        """The way to the dead letters, for those who keep them otherwise, is closed or opened."""
+        opens = self.chance.random() < 0.5
+        self._note("graves are", "open" if opens else "closed")
+        self._bind_graves(opens)
+
+    def _bind_graves(self, binds: bool) -> None:
+        client = Client(self.world, "gravedigger", temporary=True)
+        if binds:
+            client.call(m.QUEUE_BIND, DEAD, "graves", "", True, {})
+        else:
+            client.call(m.QUEUE_UNBIND, DEAD, "graves", "", {})
         self.world.feed(client)
 
     def pass_time(self) -> None:
@@ -353,12 +398,14 @@ class Run:
         self._note("all clients leave")
         while world.clients:
             world.lose(world.clients[0])
-        world.settle_down()
+        self._bind_graves(True)
+        world.wait(LONGEST_MS)
         self.ledger.everything_is_durable()
         if self.chance.random() < 0.5:
             self._note("CRASH at rest")
             world.crash()
             self.set_up(everything=False)
+            world.wait(LONGEST_MS)
         expected = {key for key, copy in self.ledger.copies.items() if copy.must_be_kept}
         found: set[Any] = set()
         for queue in (*self.work, DEAD):
@@ -377,7 +424,7 @@ class Run:
         """Those that came back are in their places again: by priority, and each publisher's in order."""
         client = Client(self.world, "drainer", temporary=True)
         client.consume(name, "drain", False, 0, False)
-        last: dict[tuple[str, int], int] = {}
+        last: dict[Stream, int] = {}
         level = 255
         while not found or client.waiting or client.held or self.world.turn_open:
             self.world.feed(client)
@@ -390,10 +437,10 @@ class Run:
                     raise Violation(f"{copy.name} was there twice")
                 found.add(copy.key)
                 if name != DEAD:
-                    stream = (copy.publisher, copy.level)
-                    if copy.seq < last.get(stream, 0) or copy.level > level:
+                    order = copy.order if copy.order is not None else last.get(copy.stream, 0)
+                    if order < last.get(copy.stream, 0) or copy.level > level:
                         raise Violation(f"{copy.name} of priority {copy.level} came after {last}")
-                    last[stream] = copy.seq
+                    last[copy.stream] = order
                     level = copy.level
                 client.settle(tag, "ack", False)
         self.world.lose(client)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from simulated_copies import DEAD, Copy, Violation, on_disk
+from simulated_copies import DEAD, LATER, Copy, Violation, on_disk
 
 from pabal.store.memory import Disk
 
@@ -28,18 +28,19 @@ class Settled:
 
     def is_there(self, places: dict[CopyKey, list[str]]) -> bool:
         found = places.get(self.copy.key, [])
-        return bool(found) if self.ends else self.queue in found
+        return bool(found) if self.ends else self.queue in found or LATER in found
 
 
 class Attempt:
-    """A transaction whose tx.commit was sent. `settled`: without those it returns, which may be anywhere then."""
+    """A transaction whose tx.commit was sent. `returned`: what it gives back, from which queue, tried or not."""
 
-    __slots__ = ("name", "published", "settled")
+    __slots__ = ("name", "published", "returned", "settled")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.published: list[Copy] = []
         self.settled: list[Settled] = []
+        self.returned: list[tuple[Copy, str, bool]] = []
 
 
 class Transactions:
@@ -50,9 +51,12 @@ class Transactions:
         self.pending: list[Attempt] = []
         self.answered_count = self.refused_count = 0
 
-    def begun(self, attempt: Attempt, certain: bool) -> None:
+    def begun(self, attempt: Attempt, certain: bool, now_ms: int) -> None:
         """The broker has read tx.commit; unless `certain`, it may not have acted on it yet."""
         self.pending.append(attempt)
+        if certain:
+            for copy, queue, failed in attempt.returned:
+                self._ledger.returned(copy, queue, failed, now_ms)
         for settled in attempt.settled:
             copy = settled.copy
             settled.sure = settled.sure and certain and copy.must_be_kept
@@ -87,6 +91,8 @@ class Transactions:
         for settled in attempt.settled:
             if settled.counted:
                 self._ledger.unsettled(settled.copy)
+        for copy, _, _ in attempt.returned:
+            self._ledger.not_returned(copy)
         if attempt in self.pending:
             self.pending.remove(attempt)
 

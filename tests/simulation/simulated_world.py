@@ -39,8 +39,11 @@ class World:
     """One broker at a time. `clients`: those of this life. `failed`: a commit failed, so nothing may be confirmed.
     `turn_open`: something was decided and the turn has not ended. `note` is told what clients are given, if set."""
 
-    def __init__(self, ledger: Ledger, store_class: type[MemoryStore] = MemoryStore) -> None:
+    def __init__(
+        self, ledger: Ledger, store_class: type[MemoryStore] = MemoryStore, counts_releases: bool = True
+    ) -> None:
         self.ledger = ledger
+        self._counts_releases = counts_releases
         self.disk = Disk()
         self.now_ms = START_MS
         self.note: Callable[..., None] | None = None
@@ -56,6 +59,7 @@ class World:
         self.turn_open = False
         self.store = self._store_class({CONTAINER.code: CONTAINER}, self.disk)
         self.broker = Broker(self.store, self.now_ms, self._next_token)
+        self.broker.counts_releases = self._counts_releases
         self.broker.add_vhost("/")
         self.broker.put_user(GUEST)
         self.access = Access(self.broker, b"key")
@@ -103,6 +107,8 @@ class World:
         client.flush()
         if client in self.clients:
             self.clients.remove(client)
+        if not client.closed:
+            client.lost()
         client.closed = True
         client.session.connection_lost()
         self.turn_open = True
@@ -140,6 +146,18 @@ class World:
         if at_ms is not None and at_ms <= self.now_ms and not self.failed:
             self.broker.tick(self.now_ms)
             self.end_turn()
+
+    def wait(self, ms: int) -> None:
+        """Time passes until all is done that is due by then."""
+        self.now_ms += ms
+        for _ in range(10_000):
+            self.settle_down()
+            at_ms = self.broker.next_tick_ms()
+            if self.failed or at_ms is None or at_ms > self.now_ms:
+                return
+            self.broker.tick(self.now_ms)
+            self.turn_open = True
+        raise AssertionError("a timer that is always due")
 
     def crash(self) -> None:
         """kill -9: only the disk is left. The ledger looks at it, and the broker starts again."""

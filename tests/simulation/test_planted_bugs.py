@@ -124,7 +124,7 @@ def dead_letters_are_removed_before_they_are_put(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Broker, "__init__", begin_life)
 
 
-@planted("is there 2 times")
+@planted("is there 2 times|in part")
 def dead_letters_are_put_before_they_are_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The put in one commit, the removal in the next."""
     waiting: list[tuple[Any, Any]] = []
@@ -273,7 +273,7 @@ def a_consumer_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Queue, "settle", settle)
 
 
-@planted("gone for good|came back|is delivered|leased|in part|is still there")
+@planted("gone for good|came back|is delivered|leased|in part|is still there|and in the transaction")
 def a_late_settle_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """The lease ran out and the message is with another; the first one's settle ends that lease."""
     monkeypatch.setattr(ChannelConsumer, "revoked", lambda self, message: None)

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from heapq import heappush
 from typing import Any
 
 import pytest
 from planting import Plants
 
 from pabal.broker.backlog import Backlog
+from pabal.broker.broker import Broker
 from pabal.broker.priorities import PriorityBacklog
 from pabal.broker.queue import Queue
-from pabal.model.message import Message, Outcome
+from pabal.broker.timetable import Timetable
+from pabal.broker.waiting import Waiting
+from pabal.model.arguments import QueueArguments
+from pabal.model.message import UNSTORED, Message, Outcome
+from pabal.server.turn import Turn
 from pabal.session.amqp091.channel import Channel
+from pabal.session.amqp091.container import Amqp091Container
 from pabal.session.amqp091.output import Output
 from pabal.session.amqp091.transaction import Transaction
 from pabal.store.journal import Batch, Journal, QueueLog
@@ -47,7 +54,7 @@ def what_comes_back_has_the_highest_priority(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(PriorityBacklog, "push_back", push_back)
 
 
-@planted("its state says")
+@planted("its state says|KeyError")
 def the_count_of_a_priority_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     original = QueueLog._count_levels
     monkeypatch.setattr(QueueLog, "_count_levels", lambda self, puts: original(self, puts[1:]))
@@ -199,7 +206,7 @@ def publishes_do_not_wait_for_the_commit(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(Transaction, "publish", publish)
 
 
-@planted("lost after it was confirmed|missing|came back|is there|is still there")
+@planted("lost after it was confirmed|missing|came back|is there|is still there|unknown delivery tag")
 def settlements_do_not_wait_for_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     def settle(self: Any, tags: list[int], outcome: Outcome) -> None:
         self._channel.settle(self._channel.unsettled_deliveries, tags, outcome)
@@ -212,12 +219,12 @@ def a_late_transaction_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Transaction, "_check_leases", lambda self: None)
 
 
-@planted("missing|leased")
+@planted("missing|leased|unknown delivery tag")
 def a_rollback_forgets_what_was_settled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Channel, "restore", lambda self, deliveries: None)
 
 
-@planted("refused in vain|was confirmed before|lost after|is there in part|is still there")
+@planted("refused in vain|was confirmed before|lost after|is there in part|is still there|missing")
 def what_one_queue_refuses_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     original = Queue.publish
     monkeypatch.setattr(Transaction, "_check_room", lambda self, routed: None)
@@ -226,6 +233,90 @@ def what_one_queue_refuses_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
         "publish",
         lambda self, envelope, contents, size, forced=False: original(self, envelope, contents, size),
     )
+
+
+# --- Delays and retries -------------------------------------------------------------------------------------
+
+
+@planted("before its time")
+def delayed_messages_come_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Amqp091Container.delay_ms
+    monkeypatch.setattr(Amqp091Container, "delay_ms", lambda self, content: original(self, content) * 3 // 4)
+
+
+@planted("missing|confirmed before it was durable|lost after")
+def what_waits_is_in_memory_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = QueueLog.append
+
+    def append(self: Any, messages: list[Message], content_bytes: int) -> None:
+        if self.timed:
+            for message in messages:
+                message.state = UNSTORED
+        original(self, messages, content_bytes)
+
+    monkeypatch.setattr(QueueLog, "append", append)
+
+
+@planted("2 times|nobody knows|came back|its state says|wait on disk|again after a crash")
+def what_was_released_still_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Timetable, "remove", lambda self, messages: None)
+
+
+@planted("2 times")
+def it_is_released_in_one_commit_and_removed_in_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting: list[tuple[Any, Any]] = []
+    remove, end, start = Timetable.remove, Turn.end, Broker.__init__
+
+    def turn_end(self: Any) -> None:
+        end(self)
+        later = waiting[:]
+        waiting.clear()
+        for timetable, messages in later:
+            if not timetable._log.dropped:
+                remove(timetable, messages)
+
+    def begin_life(self: Any, *arguments: Any) -> None:
+        waiting.clear()
+        start(self, *arguments)
+
+    monkeypatch.setattr(Timetable, "remove", lambda self, messages: waiting.append((self, messages)))
+    monkeypatch.setattr(Turn, "end", turn_end)
+    monkeypatch.setattr(Broker, "__init__", begin_life)
+
+
+@planted("missing")
+def the_timer_of_what_waits_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Waiting, "next_ms", lambda self: None)
+
+
+@planted("first delivered after|came after| came to ")
+def what_is_due_comes_in_any_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Timetable.take
+    monkeypatch.setattr(Timetable, "take", lambda self, now_ms, most: original(self, now_ms, most)[::-1])
+
+
+@planted("before its time")
+def failed_messages_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = QueueArguments.retry_delay_ms
+    monkeypatch.setattr(
+        QueueArguments, "retry_delay_ms", lambda self, attempts, failed: original(self, attempts, False)
+    )
+
+
+@planted("damaged|came after|first delivered after|missing|2 times|KeyError")
+def a_retry_overtakes_what_is_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The place of a retry after a restart is taken for one in front of all that is on disk."""
+
+    def push_back(self: Any, message: Message) -> None:
+        heappush(self._returned, (message.position, message))
+        self.content_bytes += len(message.content)
+
+    monkeypatch.setattr(Backlog, "push_back", push_back)
+
+
+@planted("missing|lost after it was confirmed")
+def letters_without_a_place_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(QueueArguments, "keeps_dead_letters", False)
 
 
 # --- All of them --------------------------------------------------------------------------------------------
