@@ -169,7 +169,10 @@ ACTIONS: dict[str, tuple[int, Callable[[Pick], dict[str, Any]]]] = {
     "close": (1, lambda pick: {"index": pick(range(len(CHANNELS)))}),
     "get": (1, lambda pick: {"newcomer": pick_newcomer(pick)}),
     "declare": (1, lambda pick: {"name": pick(NAMES)}),
-    "purge_or_delete": (1, lambda pick: {"name": pick(["q", "other", "dead", "dead"]), "deletes": pick([False, True])}),
+    "purge_or_delete": (
+        1,
+        lambda pick: {"name": pick(["q", "other", "dead", "dead"]), "deletes": pick([False, True])},
+    ),
     "commit": (4, lambda pick: {"steps": pick([1, 2, 3])}),
     "restart": (1, lambda pick: {"steps": pick(range(6))}),
 }
