@@ -40,7 +40,7 @@ class PlainContainer:
         return len(content)
 
     def priority(self, content: bytes) -> int:
-        return 0
+        return int(json.loads(content)["headers"].get("priority", 0))
 
     def deaths(self, content: bytes) -> list[Death]:
         return [Death(**{**d, "routing_keys": tuple(d["routing_keys"])}) for d in json.loads(content)["deaths"]]

@@ -313,7 +313,7 @@ class QueueMachine:
             assert len(queues[name]._waiting or ()) == len(queue.waiting), name
             if "x-max-length-bytes" in queue.arguments:
                 assert queues[name].body_bytes == sum(message.size for message in queue.ready), name
-        assert len(self.engine.delay) == len(self.twin.delayed)
+        assert self.engine.delay.ready == len(self.twin.delayed)
         for channel, twin_channel in self.channels:
             twin_channel.unsettled.sort(key=lambda lease: lease.tag)
             assert list(channel.unsettled_deliveries) == [lease.tag for lease in twin_channel.unsettled]

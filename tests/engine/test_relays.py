@@ -190,6 +190,21 @@ def test_a_consumer_that_comes_finds_what_waits(engine: Engine) -> None:
     assert waiting(engine) == 0
 
 
+def test_who_looks_finds_them_in_the_order_in_which_they_came() -> None:
+    """Though the second is due before the first."""
+    engine = Engine()
+    engine.exchange("next", "direct")
+    engine.queue("first", x_message_ttl=1000, x_dead_letter_exchange="next")
+    engine.exchange("in", "fanout")
+    engine.bind("in", "first")
+    for stop, ttl_ms in (("long", 9000), ("short", 10)):
+        engine.queue(stop, x_message_ttl=ttl_ms, x_dead_letter_exchange="", x_dead_letter_routing_key="end")
+        engine.bind("next", stop, stop)
+        engine.publish(stop, exchange="in", key=stop)
+    assert waiting(engine) == 2
+    assert engine.names("first") == ["long", "short"]
+
+
 def test_a_purge_takes_what_waits_too(engine: Engine) -> None:
     for _ in range(3):
         send(engine, "a", 12)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import pabal.broker.broker
-from engine import Engine, TakingConsumer, limits, name_of, reasons_of
+from engine import Engine, TakingConsumer, content, envelope, limits, name_of, reasons_of
 from pabal.broker.queue import Queue
 from pabal.model.errors import PreconditionFailed
 from pabal.model.limits import DEAD_LETTER_RETRY_MS, OVERLOAD_MS
@@ -182,14 +182,20 @@ def test_of_many_only_a_window_comes_back_at_a_time(engine: Engine) -> None:
         assert taken == names
 
 
+def fifty_large_ones_wait(engine: Engine) -> Queue:
+    """For a queue without a consumer."""
+    queue = engine.queue(**RETRY)
+    engine.publish(*(f"m{number:02}" + "x" * 500 for number in range(50)))
+    consumer = consume(engine, queue)
+    settle(engine, consumer, Outcome.RETURN)
+    engine.commit()
+    queue.remove_consumer(consumer)
+    return queue
+
+
 def test_large_ones_come_back_a_few_at_a_time(engine: Engine) -> None:
     with limits(WINDOW_BYTES_STORED=3000, LOAD_BYTES_MAX=1000):
-        queue = engine.queue(**RETRY)
-        engine.publish(*(f"m{number:02}" + "x" * 500 for number in range(50)))
-        consumer = consume(engine, queue)
-        settle(engine, consumer, Outcome.RETURN)
-        engine.commit()
-        queue.remove_consumer(consumer)
+        queue = fifty_large_ones_wait(engine)
         engine.advance(100)
         assert queue.backlog.content_bytes < 6000
         taken = 0
@@ -204,12 +210,7 @@ def test_large_ones_come_back_a_few_at_a_time(engine: Engine) -> None:
 
 def test_nothing_more_comes_back_while_the_disk_is_behind(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     with limits(LOAD_BYTES_MAX=1000):
-        queue = engine.queue(**RETRY)
-        engine.publish(*(f"m{number:02}" + "x" * 500 for number in range(50)))
-        consumer = consume(engine, queue)
-        settle(engine, consumer, Outcome.RETURN)
-        engine.commit()
-        queue.remove_consumer(consumer)
+        queue = fifty_large_ones_wait(engine)
         monkeypatch.setattr(pabal.broker.broker, "UNSAVED_BYTES_MAX", 3000)
         engine.advance(100)
         assert 0 < queue.ready < 10
@@ -308,6 +309,23 @@ def test_a_dead_letter_without_a_place_is_kept_until_there_is_one(
         ("b", [("q", "rejected")]),
     ]
     assert len(engine.vhost.queues["q"].waiting) == 0
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_kept_dead_letter_has_its_priority_in_the_end(engine: Engine, restarts: bool) -> None:
+    queue = engine.queue(**KEEPS)
+    for name, priority in (("low", 1), ("high", 3)):
+        body = content(name, {"priority": priority})
+        engine.vhost.publish(envelope(), [body], len(body))
+    settle(engine, consume(engine, queue), Outcome.REJECT)
+    engine.commit()
+    if restarts:
+        engine.restart()
+    engine.exchange("graves")
+    engine.queue("dead", x_max_priority=5)
+    engine.bind("graves", "dead", "dead")
+    engine.advance(DEAD_LETTER_RETRY_MS)
+    assert engine.names("dead") == ["high", "low"]
 
 
 @pytest.mark.parametrize("without", ["x_dead_letter_strategy", "x_overflow"])

@@ -130,7 +130,8 @@ class Backlog:
         if self._returned:
             count = min(most, len(self._returned))
             taken = [heappop(self._returned)[1] for _ in range(count)]
-            self.returned_bytes -= sum(len(message.content) for message in taken)
+            size = sum(len(message.content) for message in taken)
+            self.returned_bytes -= size
         else:
             head = self._head
             front = self._front
@@ -147,9 +148,9 @@ class Backlog:
                 del front[:head]
                 head = 0
             self._head = head
-        size = 0
-        for message in taken:
-            size += len(message.content)
+            size = 0
+            for message in taken:
+                size += len(message.content)
         self.content_bytes -= size
         return taken
 

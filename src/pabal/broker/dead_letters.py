@@ -51,7 +51,7 @@ def _move(queue: Queue, message: Message, reason: str) -> None:
     if exchange not in queue.vhost.exchanges and not queue.arguments.keeps_dead_letters:
         return
     envelope, content = dead_letter(queue, message, reason, queue.vhost.broker.now_ms)
-    bury(queue, envelope, content)
+    publish_or_keep(queue, envelope, content)
 
 
 def dead_letter(queue: Queue, message: Message, reason: str, time_ms: int) -> tuple[Envelope, bytes]:
@@ -77,13 +77,17 @@ def dead_letter(queue: Queue, message: Message, reason: str, time_ms: int) -> tu
     return Envelope(exchange, key, old.persistent, None, container, (), priority), content
 
 
-def bury(queue: Queue, envelope: Envelope, content: bytes) -> None:
+def publish_or_keep(queue: Queue, envelope: Envelope, content: bytes) -> None:
     """Publishes a dead letter of `queue`, which keeps it, if that is what it is to do with one that has no place."""
-    if not place(queue.vhost, envelope, content) and queue.arguments.keeps_dead_letters and not queue.deleted:
+    if (
+        not publish_letter(queue.vhost, envelope, content)
+        and queue.arguments.keeps_dead_letters
+        and not queue.deleted
+    ):
         queue.waiting.keep(Message(envelope, content, 0, 0, UNSTORED))
 
 
-def place(vhost: Vhost, envelope: Envelope, content: bytes) -> bool:
+def publish_letter(vhost: Vhost, envelope: Envelope, content: bytes) -> bool:
     """Publishes a dead letter. False when there is no queue for it."""
     targets = vhost.targets(envelope, content) if envelope.exchange in vhost.exchanges else []
     for target in targets:

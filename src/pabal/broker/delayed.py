@@ -71,6 +71,10 @@ class DelayedExchange(Exchange):
     def _removed(self, binding: Binding) -> None:
         pass
 
+    def close(self) -> None:
+        if self.delay is not None:
+            self.delay.close()
+
     def route(self, keys: tuple[str, ...], container: Container, content: bytes) -> Iterable[Queue | Exchange]:
         if 0 < container.delay_ms(content) <= DELAY_MS_MAX:
             assert self.delay is not None
@@ -95,8 +99,9 @@ class Delay(Queue):
         self._held = journal.queue_log(waiting_id(queue_id), waiting, timed=True)
         self._timetable = Timetable(vhost.broker.store, self._held)
 
-    def __len__(self) -> int:
-        """How many messages wait."""
+    @property
+    def ready(self) -> int:
+        """Messages that wait here."""
         return len(self._timetable)
 
     def publish(
@@ -130,18 +135,8 @@ class Delay(Queue):
 
     def _release(self, message: Message) -> None:
         """To the queues that it is for now. What was confirmed is not refused by a queue that is full now."""
-        was = message.envelope
-        content = was.container.delayed(message.content)
-        ttl = was.container.ttl(content)
-        envelope = Envelope(
-            was.exchange,
-            was.routing_key,
-            was.persistent,
-            None if ttl is None else int(ttl),
-            was.container,
-            was.copies,
-            was.container.priority(content),
-        )
+        content = message.envelope.container.delayed(message.content)
+        envelope = message.envelope.anew(content)
         for queue in self.vhost.released_targets(self._exchange, envelope, content):
             queue.publish(envelope, [content], len(content), forced=True)
 

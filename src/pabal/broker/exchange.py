@@ -64,6 +64,9 @@ class Exchange(ABC):
     def check_binding(self, definition: BindingDefinition) -> None:  # noqa: B027 - most types take any
         """PreconditionFailed when the binding's arguments make no sense for this type."""
 
+    def close(self) -> None:  # noqa: B027 - most types hold nothing
+        """It was deleted."""
+
     def bind(self, binding: Binding) -> bool:
         """False when it was there."""
         if binding.key in self.bindings:

@@ -8,7 +8,6 @@ from pabal.broker.delayed import DelayedExchange
 from pabal.broker.exchange import DirectExchange, Exchange, FanoutExchange, HeadersExchange, TopicExchange
 from pabal.broker.hash_exchanges import ConsistentHashExchange, ModulusHashExchange, RandomExchange
 from pabal.model.definitions import ExchangeDefinition
-from pabal.model.errors import InvalidCommand
 
 EXCHANGE_TYPES: dict[str, type[Exchange]] = {
     cls.type: cls
@@ -26,9 +25,7 @@ EXCHANGE_TYPES: dict[str, type[Exchange]] = {
 
 
 def make_exchange(definition: ExchangeDefinition, random_token: Callable[[], str]) -> Exchange:
-    """InvalidCommand: there is no such type. PreconditionFailed: its arguments make no sense."""
-    if definition.type not in EXCHANGE_TYPES:
-        raise InvalidCommand(f"unknown exchange type '{definition.type}'")
+    """Of a type that there is. PreconditionFailed, InvalidCommand: the type that it is to delay cannot be."""
     exchange = EXCHANGE_TYPES[definition.type](definition, random_token)
     if isinstance(exchange, DelayedExchange):
         exchange.set_inner(EXCHANGE_TYPES, random_token)

@@ -13,9 +13,7 @@ from pabal.broker.waiting import Waiting
 from pabal.model.arguments import QueueArguments
 from pabal.model.definitions import QueueDefinition
 from pabal.model.errors import AccessRefused
-from pabal.model.limits import (
-    TIMER_MESSAGES_MAX,
-)
+from pabal.model.limits import TIMER_MESSAGES_MAX
 from pabal.model.message import UNSTORED, Envelope, Message, Outcome
 from pabal.store.journal import QueueLog, QueueState
 

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pabal.broker.dead_letters import bury, dead_letter, is_cycle
+from pabal.broker.dead_letters import dead_letter, is_cycle, publish_or_keep
 from pabal.model.message import UNSTORED, Envelope, Message
 
 if TYPE_CHECKING:
     from pabal.broker.queue import Queue
-
-EXPIRED = "expired"
 
 
 def enter_chain(queue: Queue, envelope: Envelope, contents: list[bytes]) -> bool:
@@ -65,11 +63,11 @@ def leave_chain(queue: Queue, message: Message, now_ms: int) -> None:
         if not queue.only_delays or time_ms > now_ms:
             queue.publish_here(envelope, content)
             return
-        envelope, content = dead_letter(queue, Message(envelope, content, 0, 0, UNSTORED), EXPIRED, time_ms)
+        envelope, content = dead_letter(queue, Message(envelope, content, 0, 0, UNSTORED), "expired", time_ms)
         exists = envelope.exchange in queue.vhost.exchanges
         targets = queue.vhost.targets(envelope, content) if exists else []
         stop = _next_stop(targets)
         if stop is None or is_cycle(stop.name, envelope.container.deaths(content)):
-            bury(queue, envelope, content)
+            publish_or_keep(queue, envelope, content)
             return
         queue = stop

@@ -56,19 +56,18 @@ class Timetable:
         position = timed_position(at_ms, sequence, kind)
         waiting = Message(message.envelope, message.content, position, message.expires_at_ms, PENDING)
         waiting.attempts = message.attempts
-        size = len(message.content)
-        log.append([waiting], size)
-        if position > self._horizon:
-            self._unsaved[position] = waiting
-            return
+        log.append([waiting], len(message.content))
         self.put_back(waiting)
-        if len(self._soon) > WINDOW_MESSAGES_STORED or self._soon_bytes > WINDOW_BYTES_STORED:
-            self._shed()
 
     def put_back(self, message: Message) -> None:
         """One that was taken waits on."""
+        if message.position > self._horizon:
+            self._unsaved[message.position] = message
+            return
         heappush(self._soon, (message.position, message))
         self._soon_bytes += len(message.content)
+        if len(self._soon) > WINDOW_MESSAGES_STORED or self._soon_bytes > WINDOW_BYTES_STORED:
+            self._shed()
 
     def next_ms(self) -> int | None:
         """When the next message is due, None when there is none."""
@@ -102,7 +101,7 @@ class Timetable:
 
     def _shed(self) -> None:
         """Keeps the sooner half in memory. The others are dropped from it as soon as they are known to be on disk:
-        when the commit is done that follows in any case, as something was added."""
+        when the commit is done that follows, as something was added or removed."""
         soon = sorted(self._soon)
         kept = max(1, len(soon) // 2)
         self._horizon = soon[kept - 1][0]

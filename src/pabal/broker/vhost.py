@@ -260,8 +260,7 @@ class Vhost:
             waiting += self._remove_bindings_to(gone)
             if gone.definition.durable:
                 self.broker.store.journal.undefine(gone.definition)
-            if isinstance(gone, DelayedExchange) and gone.delay is not None:
-                gone.delay.close()
+            gone.close()
         self._routes.clear()
 
     # --- Queues ---------------------------------------------------------------------------------------------

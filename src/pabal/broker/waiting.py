@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from pabal.broker.dead_letters import place
+from pabal.broker.dead_letters import publish_letter
 from pabal.broker.relays import leave_chain
 from pabal.broker.timetable import Timetable
 from pabal.model.limits import (
@@ -16,7 +16,7 @@ from pabal.model.limits import (
     WINDOW_BYTES_STORED,
     WINDOW_MESSAGES_STORED,
 )
-from pabal.model.message import PENDING, UNSTORED, Envelope, Message
+from pabal.model.message import PENDING, UNSTORED, Message
 from pabal.store.journal import QueueLog, QueueState, position_kind, position_sequence, waiting_id
 
 if TYPE_CHECKING:
@@ -123,14 +123,12 @@ class Waiting:
             self._timetable.put_back(message)
         self._timetable.remove(relayed)
         self.relayed -= len(relayed)
+        relayed.sort(key=lambda message: position_sequence(message.position))  # as they came
         return relayed
 
     def _place(self, letter: Message) -> None:
-        was, content = letter.envelope, letter.content
-        container = was.container
-        priority = container.priority(content)  # which an envelope from the store has not
-        envelope = Envelope(was.exchange, was.routing_key, was.persistent, None, container, was.copies, priority)
-        if not place(self._queue.vhost, envelope, content):
+        envelope = letter.envelope.anew(letter.content)
+        if not publish_letter(self._queue.vhost, envelope, letter.content):
             self.keep(letter)
 
     def _bring_back(self, waiting: Message) -> None:

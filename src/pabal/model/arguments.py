@@ -233,17 +233,22 @@ def parse_queue_arguments(arguments: Mapping[str, Any], queue: str, vhost: str) 
 
 
 def _check_retry(arguments: QueueArguments, where: str) -> None:
-    least, most = arguments.retry_min_ms, arguments.retry_max_ms
-    if arguments.retry_type != "disabled" and least is None:
-        raise PreconditionFailed(
-            f"invalid arg 'x-delayed-retry-type' {where}: \"delayed-retry-min is required when delayed-retry-type is "
-            f'{arguments.retry_type}"'
+    error = retry_error(arguments.retry_type, arguments.retry_min_ms, arguments.retry_max_ms)
+    if error is not None:
+        key, reason = error
+        raise PreconditionFailed(f"invalid arg 'x-{key}' {where}: \"{reason}\"")
+
+
+def retry_error(kind: str, least_ms: int | None, most_ms: int | None) -> tuple[str, str] | None:
+    """Why delays of retries cannot be so: the key that is wrong, and RabbitMQ's words. None when they can."""
+    if kind != "disabled" and least_ms is None:
+        return "delayed-retry-type", f"delayed-retry-min is required when delayed-retry-type is {kind}"
+    if least_ms is not None and most_ms is not None and most_ms < least_ms:
+        return (
+            "delayed-retry-max",
+            f"delayed-retry-max ({most_ms}) must not be smaller than delayed-retry-min ({least_ms})",
         )
-    if least is not None and most is not None and most < least:
-        raise PreconditionFailed(
-            f"invalid arg 'x-delayed-retry-max' {where}: "
-            f'"delayed-retry-max ({most}) must not be smaller than delayed-retry-min ({least})"'
-        )
+    return None
 
 
 def parse_consumer_arguments(arguments: Mapping[str, Any], queue: str, vhost: str) -> tuple[int, int | None]:

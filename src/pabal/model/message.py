@@ -133,6 +133,20 @@ class Envelope:
         self.priority = priority
         self.record_head: bytes = b""
 
+    def anew(self, content: bytes) -> Envelope:
+        """For publishing such a message again: with what its properties ask for, which the store does not keep."""
+        container = self.container
+        ttl = container.ttl(content)
+        return Envelope(
+            self.exchange,
+            self.routing_key,
+            self.persistent,
+            None if ttl is None else int(ttl),
+            container,
+            self.copies,
+            container.priority(content),
+        )
+
 
 class Message:
     """A message in one queue. A message routed to many queues is one Message in each, sharing the content.

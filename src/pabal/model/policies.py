@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from pabal.model.arguments import KNOWN, QueueArguments
+from pabal.model.arguments import KNOWN, QueueArguments, retry_error
 from pabal.model.definitions import PolicyDefinition
 from pabal.model.errors import InvalidParameter
 from pabal.model.limits import NAME_BYTES_MAX, PATTERN_BYTES_MAX
@@ -87,8 +87,9 @@ def _nodes(value: Any) -> bool:
 class Key:
     """A key of policies.
 
-    `words`: what a value is called in "... is not a valid ...". `accepts`: whether a value may be; the check of the
-    queue argument of the same name applies too. `resolve(policy, argument or None, queue type)`: the value in force.
+    `words`: what a value is called in "... is not a valid ...". `accepts`: whether a value may be, as far as the
+    check of the queue argument that the key stands for does not say. `resolve(policy, argument or None, queue type)`:
+    the value in force.
     `merge(policy, operator's)`: the same between two policies; without it operator policies may not have the key.
     `not_for`: types of queues that a policy with this key does not apply to, as a whole.
     """
@@ -108,28 +109,19 @@ KEYS: Final[dict[str, Key]] = {
     "alternate-exchange": Key("alternate exchange name", _text),
     "dead-letter-exchange": Key("dead letter exchange name", _text),
     "dead-letter-routing-key": Key("dead letter routing key", _text),
-    "dead-letter-strategy": Key("dead letter strategy", _one_of("at-most-once", "at-least-once"), not_for=_CLASSIC),
-    "message-ttl": Key("message TTL", _whole, _lowest, min),
-    "expires": Key("queue expiry", lambda value: _whole(value, 1), _lowest, min),
-    "max-length": Key("maximum length", _whole, _lowest, min),
-    "max-length-bytes": Key("maximum length in bytes", _whole, _lowest, min),
-    "overflow": Key(
-        "overflow value", _one_of("drop-head", "reject-publish", "reject-publish-dlx"), _overflow, _operator
-    ),
-    "delivery-limit": Key("delivery limit", lambda value: _whole(value, None), _limit, _lower_limit, _CLASSIC),
-    "consumer-timeout": Key("consumer timeout", lambda value: _whole(value, 1), _lowest),
+    "dead-letter-strategy": Key("dead letter strategy", not_for=_CLASSIC),
+    "message-ttl": Key("message TTL", resolve=_lowest, merge=min),
+    "expires": Key("queue expiry", resolve=_lowest, merge=min),
+    "max-length": Key("maximum length", resolve=_lowest, merge=min),
+    "max-length-bytes": Key("maximum length in bytes", resolve=_lowest, merge=min),
+    "overflow": Key("overflow value", resolve=_overflow, merge=_operator),
+    "delivery-limit": Key("delivery limit", resolve=_limit, merge=_lower_limit, not_for=_CLASSIC),
+    "consumer-timeout": Key("consumer timeout", resolve=_lowest),
     "delayed-retry-type": Key(
-        "delayed retry type. Must be one of: all, failed, returned, disabled",
-        _one_of("all", "failed", "returned", "disabled"),
-        _policy,
-        _operator,
+        "delayed retry type. Must be one of: all, failed, returned, disabled", resolve=_policy, merge=_operator
     ),
-    "delayed-retry-min": Key(
-        "delayed retry minimum delay. Must be a positive integer", lambda value: _whole(value, 1), _lowest, max
-    ),
-    "delayed-retry-max": Key(
-        "delayed retry maximum delay. Must be a positive integer", lambda value: _whole(value, 1), _lowest, min
-    ),
+    "delayed-retry-min": Key("delayed retry minimum delay. Must be a positive integer", resolve=_lowest, merge=max),
+    "delayed-retry-max": Key("delayed retry maximum delay. Must be a positive integer", resolve=_lowest, merge=min),
     # Without effect here: how RabbitMQ places, mirrors and holds in memory what in Pabal is one queue on disk.
     "consumer-disconnected-timeout": Key("consumer disconnected timeout", _whole),
     "queue-mode": Key("queue-mode value", _one_of("default", "lazy"), not_for=_QUORUM),
@@ -182,9 +174,7 @@ def effective_arguments(
         argument = f"x-{name}"
         field, check = KNOWN.get(argument, (None, None))
         if name in KEYS and field is not None and check is not None:
-            value = KEYS[name].resolve(value, arguments.get(argument), declared.type)
-            unlimited = name == "delivery-limit" and value < 0
-            changes[field] = None if unlimited else check(value)
+            changes[field] = check(KEYS[name].resolve(value, arguments.get(argument), declared.type))
     return replace(declared, **changes) if changes else declared
 
 
@@ -232,23 +222,16 @@ def _definition_errors(policy: PolicyDefinition) -> list[str]:
     unknown = [f"{{{term(name)},{term(definition[name])}}}" for name in names if name not in known]
     if unknown:
         return [f"[{','.join(unknown)}] are not recognised policy settings"]
-    return _delayed_retry_errors(definition)
-
-
-def _delayed_retry_errors(definition: Mapping[str, Any]) -> list[str]:
-    kind, low, high = (definition.get(f"delayed-retry-{name}") for name in ("type", "min", "max"))
-    if kind not in (None, "disabled") and low is None:
-        return [f"delayed-retry-min is required when delayed-retry-type is {kind}"]
-    if low is not None and high is not None and high < low:
-        return [f"delayed-retry-max ({high}) must not be smaller than delayed-retry-min ({low})"]
-    return []
+    kind = definition.get("delayed-retry-type", "disabled")
+    error = retry_error(kind, definition.get("delayed-retry-min"), definition.get("delayed-retry-max"))
+    return [error[1]] if error else []
 
 
 def _accepts(name: str, value: Any) -> bool:
     if not KEYS[name].accepts(value):
         return False
     field, check = KNOWN.get(f"x-{name}", (None, None))
-    if field is None or check is None or (name == "delivery-limit" and value < 0):
+    if field is None or check is None:
         return True
     try:
         check(value)

@@ -140,11 +140,9 @@ class Server:
         try:
             settings = self._reread()
             check_vhosts(self._broker, settings)
-        except SettingsError as error:
-            self.log.error("settings refused, nothing changed: %s", printable(str(error)))
-            return
-        except Exception as error:  # whatever a file can make the parser say
-            self.log.error("settings refused, nothing changed: %s", printable(repr(error)))
+        except Exception as error:  # SettingsError, or whatever else a file can make the parser say
+            why = str(error) if isinstance(error, SettingsError) else repr(error)
+            self.log.error("settings refused, nothing changed: %s", printable(why))
             return
         changes: list[str] = []
         with self._fatal_errors():
