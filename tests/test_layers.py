@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "cli": {"cli", "server", "management", "session", "store", "broker", "model"},
 }
 """Who may import whom. The two files above the layers, `__init__` and `__main__`, may import cli."""
-STORE_INTERFACE = {"store.interface", "store.journal"}
+STORE_INTERFACE = {"store.interface", "store.batch", "store.journal"}
 """All that the broker may know of the store."""
 ABOVE = {"server", "cli"}
 NOT_BELOW = {"asyncio", "socket", "select", "ssl", "time", "threading", "multiprocessing", "subprocess"}

@@ -22,7 +22,7 @@ from pabal.model.message import Envelope, Message
 from pabal.session.amqp091.channel import Channel
 from pabal.session.amqp091.container import Amqp091Container
 from pabal.session.amqp091.transaction import tx_select
-from pabal.store.journal import waiting_id
+from pabal.store.batch import waiting_id
 from pabal.store.memory import MemoryStore
 from pabal.wire.amqp091.content import build, encode_properties
 

@@ -10,8 +10,8 @@ from machine_plants import Forced, Plant, must_be_found
 from pabal.broker.backlog import Backlog
 from pabal.broker.priorities import PriorityBacklog
 from pabal.broker.queue import Queue
-from pabal.model.message import STORED, Message
-from pabal.store.journal import Batch, QueueLog
+from pabal.model.message import PENDING, Message
+from pabal.store.journal import QueueLog
 
 
 def no_attempts(patch: pytest.MonkeyPatch) -> None:
@@ -51,15 +51,14 @@ def removals_are_not_stored(patch: pytest.MonkeyPatch) -> None:
 
 
 def removed_before_written_is_written(patch: pytest.MonkeyPatch) -> None:
-    original = QueueLog.write
+    original = QueueLog.close
 
-    def write(self: Any, batch: Batch) -> None:
-        for message in self.unsaved:
-            if message.state != STORED:
-                message.state = 1
-        original(self, batch)
+    def close(self: Any, chunks: Any) -> None:
+        for message in self._fresh:
+            message.state = PENDING
+        original(self, chunks)
 
-    patch.setattr(QueueLog, "write", write)
+    patch.setattr(QueueLog, "close", close)
 
 
 def paging_forgets_the_tail(patch: pytest.MonkeyPatch) -> None:
@@ -162,12 +161,7 @@ def the_lowest_first(patch: pytest.MonkeyPatch) -> None:
 def levels_are_not_counted_down(patch: pytest.MonkeyPatch) -> None:
     original = QueueLog._count_levels
 
-    def count_levels(self: Any, puts: Any) -> None:
-        removed, self.removed = self.removed, []
-        original(self, puts)
-        self.removed = removed
-
-    patch.setattr(QueueLog, "_count_levels", count_levels)
+    patch.setattr(QueueLog, "_count_levels", lambda self, put, gone: original(self, put, []))
 
 
 def bytes_that_come_back_are_not_counted(patch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from engine import CONTAINERS, content, envelope, limits, name_of
 from pabal.broker.timetable import Timetable
 from pabal.model.errors import StoreError
 from pabal.model.message import UNSTORED, Message
-from pabal.store.journal import position_ms, waiting_id
+from pabal.store.batch import position_ms, waiting_id
 from pabal.store.memory import Disk, MemoryStore
 
 QUEUE = waiting_id(1)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import simulate
 
-CYCLES = 3000
+CYCLES = 6000
 """... at most: most are found in the first runs."""
 SEED = 20_000
 

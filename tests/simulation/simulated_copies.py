@@ -5,6 +5,7 @@ A *copy* is a message in one queue of those it was routed to, wherever it is now
 
 from __future__ import annotations
 
+import copy
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -14,7 +15,8 @@ from pabal.model.arguments import QUORUM_DELIVERY_LIMIT
 from pabal.model.definitions import ExchangeDefinition, QueueDefinition, decode_definition
 from pabal.model.message import LEVEL_SHIFT
 from pabal.session.amqp091.container import Amqp091Container
-from pabal.store.journal import QueueState, position_kind, waiting_id
+from pabal.store.batch import QueueState, position_kind, waiting_id
+from pabal.store.entry import decode_entry
 from pabal.store.memory import Disk
 from pabal.store.record import RecordReader
 
@@ -181,8 +183,20 @@ def identify(data: bytes, queue: str) -> CopyKey:
     return match[1].decode(), int(match[2]), queue
 
 
+def recovered(disk: Disk) -> Disk:
+    """What a restart makes of it: the log's entries put into the data."""
+    entries = [payload for epoch, payload in disk.entries if epoch == disk.epoch]
+    if not entries:
+        return disk
+    later = copy.deepcopy(disk)
+    for payload in entries:
+        later.apply(decode_entry(payload))
+    return later
+
+
 def on_disk(disk: Disk) -> dict[CopyKey, list[str]]:
     """In which durable queues on disk each copy is, or in which other place; their states must tell the same."""
+    disk = recovered(disk)
     found: dict[CopyKey, list[str]] = {}
     for data in disk.definitions.values():
         definition = decode_definition(data)

@@ -24,7 +24,9 @@ from pabal.server.turn import Turn
 from pabal.session.amqp091.connection import Amqp091Session
 from pabal.session.amqp091.container import Amqp091Container
 from pabal.session.amqp091.settings import SessionSettings
-from pabal.store.memory import Disk, MemoryStore
+from pabal.store.interface import Store
+from pabal.store.logged_store import LoggedStore
+from pabal.store.memory import Disk, MemoryLog, MemoryStore
 
 START_MS = 1_700_000_000_000
 GUEST = UserDefinition("guest", hash_password("guest", b"salt", 16), ["*"])
@@ -37,11 +39,17 @@ Done = Callable[[StoreError | None], None]
 
 class World:
     """One broker at a time. `clients`: those of this life. `failed`: a commit failed, so nothing may be confirmed.
-    `turn_open`: something was decided and the turn has not ended. `note` is told what clients are given, if set."""
+    `turn_open`: something was decided and the turn has not ended. `note` is told what clients are given, if set.
+    `unstored_max`: how many changes wait for a checkpoint; None: there is no log and each commit is one."""
 
     def __init__(
-        self, ledger: Ledger, store_class: type[MemoryStore] = MemoryStore, counts_releases: bool = True
+        self,
+        ledger: Ledger,
+        store_class: type[MemoryStore] = MemoryStore,
+        counts_releases: bool = True,
+        unstored_max: int | None = None,
     ) -> None:
+        self._unstored_max = unstored_max
         self.ledger = ledger
         self._counts_releases = counts_releases
         self.disk = Disk()
@@ -57,7 +65,10 @@ class World:
         self.commit_finished = False
         self.failed = False
         self.turn_open = False
-        self.store = self._store_class({CONTAINER.code: CONTAINER}, self.disk)
+        base = self._store_class({CONTAINER.code: CONTAINER}, self.disk)
+        self.store: Store = base
+        if self._unstored_max is not None:
+            self.store = LoggedStore(base, MemoryLog(self.disk), self._unstored_max)
         self.broker = Broker(self.store, self.now_ms, self._next_token)
         self.broker.counts_releases = self._counts_releases
         self.broker.add_vhost("/")

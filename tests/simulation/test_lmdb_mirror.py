@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,8 +11,8 @@ import simulate
 
 from pabal.model.message import Container, Message
 from pabal.store import lmdb_store
+from pabal.store.batch import Batch
 from pabal.store.interface import Loaded
-from pabal.store.journal import Batch
 from pabal.store.lmdb_store import LmdbStore
 from pabal.store.memory import Disk, MemoryStore
 
@@ -63,11 +63,19 @@ class MirrorStore(MemoryStore):
             envelope.persistent,
         )
 
+    @property
+    def busy(self) -> bool:
+        return self.mirror.busy
+
+    def recover(self, batches: Iterable[Batch]) -> None:
+        kept = list(batches)
+        super().recover(kept)
+        self.mirror.recover(kept)
+
     def begin(self) -> bool:
         if super().begin():
             assert self._batch is not None
-            self.mirror._batch = self._batch
-            self.mirror._apply()
+            self.mirror._apply([self._batch])
             return True
         if self.mirror.begin():  # goes on removing what was dropped
             self._batch, self._logs = Batch(), []

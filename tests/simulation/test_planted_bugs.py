@@ -18,7 +18,8 @@ from pabal.model.message import STORED, UNSTORED, Container, Message
 from pabal.server.turn import Turn
 from pabal.session.amqp091.channel import Channel
 from pabal.session.amqp091.deliveries import ChannelConsumer
-from pabal.store.journal import Batch, QueueLog
+from pabal.store.batch import Batch
+from pabal.store.journal import QueueLog
 from pabal.store.memory import Disk, MemoryStore
 
 PLANTS = Plants()
@@ -124,7 +125,7 @@ def dead_letters_are_removed_before_they_are_put(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Broker, "__init__", begin_life)
 
 
-@planted("is there 2 times|in part")
+@planted("is there 2 times|in part|was answered, and is still there")
 def dead_letters_are_put_before_they_are_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The put in one commit, the removal in the next."""
     waiting: list[tuple[Any, Any]] = []
@@ -292,18 +293,17 @@ def a_channel_forgets_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @planted("there|nobody knows|came back|its state says|should have")
 def an_update_brings_back_what_was_removed(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = QueueLog.write
+    original = QueueLog.close
 
-    def write(self: Any, batch: Batch) -> None:
-        for message in self.updated:
+    def close(self: Any, chunks: Any) -> None:
+        for message in self._updated_fresh:
             if message.state == UNSTORED:
                 message.state = STORED
-        removed, self.removed = self.removed, []
-        original(self, batch)
-        self.count -= len(removed)
-        del removed
+        gone, self._gone, self._removed = self._gone, [], []
+        original(self, chunks)
+        self.count -= len(gone)
 
-    monkeypatch.setattr(QueueLog, "write", write)
+    monkeypatch.setattr(QueueLog, "close", close)
 
 
 # --- All of them --------------------------------------------------------------------------------------------

@@ -23,7 +23,8 @@ from pabal.session.amqp091.channel import Channel
 from pabal.session.amqp091.container import Amqp091Container
 from pabal.session.amqp091.output import Output
 from pabal.session.amqp091.transaction import Transaction
-from pabal.store.journal import Batch, Journal, QueueLog
+from pabal.store.batch import Batch
+from pabal.store.journal import Journal, QueueLog
 from pabal.store.memory import Disk, MemoryStore
 from pabal.wire.amqp091 import methods as m
 
@@ -57,7 +58,7 @@ def what_comes_back_has_the_highest_priority(monkeypatch: pytest.MonkeyPatch) ->
 @planted("its state says|KeyError")
 def the_count_of_a_priority_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     original = QueueLog._count_levels
-    monkeypatch.setattr(QueueLog, "_count_levels", lambda self, puts: original(self, puts[1:]))
+    monkeypatch.setattr(QueueLog, "_count_levels", lambda self, put, gone: original(self, put[1:], gone))
 
 
 @planted("its state says")
@@ -152,18 +153,17 @@ def settlements_are_in_the_next_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Channel, "settle", settle)
 
 
-@planted("in part|confirmed before it was durable")
+@planted("in part|confirmed before it was durable|its state says")
 def one_queue_is_in_the_next_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = Journal.take
+    original = Journal._close
 
-    def take(self: Any) -> Any:
+    def close(self: Any, chunks: Any) -> None:
         left = self.dirty[2:]
         del self.dirty[2:]
-        taken = original(self)
+        original(self, chunks)
         self.dirty += left
-        return taken
 
-    monkeypatch.setattr(Journal, "take", take)
+    monkeypatch.setattr(Journal, "_close", close)
 
 
 @planted("in part|confirmed before it was durable|its state says")

@@ -7,8 +7,9 @@ from typing import Any
 
 from pabal.model.definitions import QueueDefinition, VhostDefinition
 from pabal.model.message import PENDING, Death, Envelope, Message
+from pabal.store.batch import QueueState
 from pabal.store.interface import Loaded, Store
-from pabal.store.journal import QueueLog, QueueState
+from pabal.store.journal import QueueLog
 from pabal.store.lmdb_store import LmdbStore
 from pabal.store.memory import Disk, MemoryStore
 

@@ -12,7 +12,7 @@ from pabal.model.definitions import (
 )
 from pabal.model.message import PENDING, STORED, UNSTORED
 from pabal.store import lmdb_store
-from pabal.store.journal import QueueState
+from pabal.store.batch import QueueState
 
 Open = Callable[[], Opened]
 

@@ -151,11 +151,11 @@ def test_a_newer_format_is_refused(whole_file: bytes, tmp_path: Path) -> None:
 
     def change(environment: lmdb.Environment, transaction: lmdb.Transaction) -> None:
         meta = environment.open_db(b"meta", transaction)
-        transaction.put(b"format", b"2", db=meta)
+        transaction.put(b"format", b"3", db=meta)
 
     edit(directory, change)
     text = refusal(directory)
-    assert "format '2'" in text
+    assert "format '3'" in text
     assert "newer" in text
 
 

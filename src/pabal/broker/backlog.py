@@ -17,7 +17,7 @@ from heapq import heappop, heappush
 
 from pabal.model.errors import StoreError
 from pabal.model.limits import DISPATCH_BYTES_MAX, DISPATCH_MESSAGES_MAX, LOAD_BYTES_MAX, LOAD_MESSAGES_MAX
-from pabal.model.message import SEQUENCE_MASK, STORED, Message
+from pabal.model.message import LOGGED, SEQUENCE_MASK, STORED, Message
 from pabal.store.interface import Store
 from pabal.store.journal import QueueLog
 
@@ -31,7 +31,7 @@ def count_bodies(messages: Iterable[Message]) -> tuple[int, int]:
     for message in messages:
         body_bytes = message.envelope.container.body_bytes(message.content)
         size += body_bytes
-        if message.state == STORED:
+        if message.state >= LOGGED:
             stored += body_bytes
     return size, stored
 

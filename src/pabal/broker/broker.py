@@ -28,8 +28,8 @@ from pabal.model.errors import InvalidParameter, NotFound, StoreError
 from pabal.model.limits import UNSAVED_BYTES_MAX
 from pabal.model.message import Message
 from pabal.model.policies import check_policy, check_vhost_limits
+from pabal.store.batch import waiting_id
 from pabal.store.interface import Loaded, Store
-from pabal.store.journal import waiting_id
 
 
 class Waiter(Protocol):

@@ -15,7 +15,7 @@ from pabal.model.definitions import BindingDefinition, ExchangeDefinition, Queue
 from pabal.model.errors import InvalidCommand, PreconditionFailed
 from pabal.model.limits import DELAY_MS_MAX, OVERLOAD_MS, TIMER_MESSAGES_MAX
 from pabal.model.message import UNSTORED, Container, Envelope, Message
-from pabal.store.journal import QueueState, waiting_id
+from pabal.store.batch import QueueState, waiting_id
 
 if TYPE_CHECKING:
     from pabal.broker.vhost import Vhost

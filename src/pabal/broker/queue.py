@@ -15,7 +15,8 @@ from pabal.model.definitions import QueueDefinition
 from pabal.model.errors import AccessRefused
 from pabal.model.limits import TIMER_MESSAGES_MAX
 from pabal.model.message import UNSTORED, Envelope, Message, Outcome
-from pabal.store.journal import QueueLog, QueueState
+from pabal.store.batch import QueueState
+from pabal.store.journal import QueueLog
 
 if TYPE_CHECKING:
     from pabal.broker.vhost import Vhost

@@ -21,8 +21,9 @@ from pabal.model.limits import (
     WINDOW_MESSAGES_STORED,
 )
 from pabal.model.message import PENDING, STORED, Message
+from pabal.store.batch import position_ms, timed_position
 from pabal.store.interface import Store
-from pabal.store.journal import QueueLog, position_ms, timed_position
+from pabal.store.journal import QueueLog
 
 _EVERYTHING: Final = 1 << 136
 """The horizon when nothing is on disk alone."""

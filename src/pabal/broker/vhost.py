@@ -31,7 +31,7 @@ from pabal.model.errors import (
 )
 from pabal.model.limits import ROUTES_CACHED_MAX
 from pabal.model.message import Envelope
-from pabal.store.journal import QueueState
+from pabal.store.batch import QueueState
 
 if TYPE_CHECKING:
     from pabal.broker.broker import Broker

@@ -17,7 +17,8 @@ from pabal.model.limits import (
     WINDOW_MESSAGES_STORED,
 )
 from pabal.model.message import PENDING, UNSTORED, Message
-from pabal.store.journal import QueueLog, QueueState, position_kind, position_sequence, waiting_id
+from pabal.store.batch import QueueState, position_kind, position_sequence, waiting_id
+from pabal.store.journal import QueueLog
 
 if TYPE_CHECKING:
     from pabal.broker.queue import Queue

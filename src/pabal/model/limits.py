@@ -124,5 +124,14 @@ RESOURCES_CHECK_SECONDS: Final = 5
 MAP_BYTES: Final = 64 * 1024**3
 """Address space reserved for the data file at first; doubled when it is full."""
 
+LOG_BYTES_MAX: Final = 8 * 1024 * 1024
+"""In the write-ahead log before a checkpoint empties it; more only by what one commit adds."""
+
+ENTRY_BYTES_MAX: Final = 768 * 1024
+"""A commit with more than this does not go to the log, but with all before it straight to the data file."""
+
+UNSTORED_CHANGES_MAX: Final = 4096
+"""Messages that wait in memory for a checkpoint, put or removed."""
+
 DROPS_PER_COMMIT_MAX: Final = 2000
 """Messages of a purged or deleted queue that one commit removes from disk."""

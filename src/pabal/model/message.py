@@ -10,9 +10,11 @@ from typing import Any, Final, Protocol
 UNSTORED: Final = 0
 """The store does not have it and need not: transient, or settled before it was written."""
 PENDING: Final = 1
-"""To be put by the next commit."""
-STORED: Final = 2
-"""In the store, or in a commit that has begun."""
+"""To be in the next commit."""
+LOGGED: Final = 2
+"""In the write-ahead log, or in a commit to it that has begun; in memory until it is stored."""
+STORED: Final = 3
+"""In the data file, or in a commit to it that has begun."""
 
 
 LEVEL_SHIFT: Final = 56

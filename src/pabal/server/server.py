@@ -34,8 +34,8 @@ from pabal.server.turn import Turn
 from pabal.session.amqp091.connection import Amqp091Session
 from pabal.session.amqp091.container import Amqp091Container
 from pabal.session.amqp091.settings import SessionSettings
+from pabal.store.durable_store import open_durable_store
 from pabal.store.interface import Store
-from pabal.store.lmdb_store import LmdbStore
 from pabal.store.memory import MemoryStore
 
 _STANDSTILL_MS = 1500  # between two ticks of the connections, which are to be a second apart
@@ -46,7 +46,7 @@ def open_store(settings: Settings) -> Store:
     """The store that the settings ask for. StoreError when it cannot be used."""
     container = Amqp091Container()
     containers = {container.code: container}
-    return MemoryStore(containers) if settings.memory else LmdbStore(Path(settings.data), containers)
+    return MemoryStore(containers) if settings.memory else open_durable_store(Path(settings.data), containers)
 
 
 class Server:

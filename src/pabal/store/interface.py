@@ -7,7 +7,8 @@ from typing import Protocol
 
 from pabal.model.definitions import Definition
 from pabal.model.message import Message
-from pabal.store.journal import Journal, QueueState
+from pabal.store.batch import QueueState
+from pabal.store.journal import Journal
 
 
 @dataclass(slots=True)

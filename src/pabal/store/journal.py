@@ -1,168 +1,160 @@
-"""What the next commit will contain: gathered during a turn, taken as one self-contained batch."""
+"""What changed and is not in the store yet: gathered during a turn, taken by the next commit.
+
+A commit is of one of two kinds (logged_store.py). Mostly it adds an entry to the write-ahead log (entry.py): what
+changed since the last commit. Now and then it is a checkpoint: what changed since the last checkpoint goes to the
+data file as one self-contained batch. A message that is settled before the next checkpoint never gets there.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from struct import Struct
-from typing import Final, NamedTuple
+from typing import Final
 
 from pabal.model.definitions import Definition, definition_key, encode_definition
-from pabal.model.message import LEVEL_SHIFT, PENDING, SEQUENCE_MASK, STORED, UNSTORED, Message
+from pabal.model.message import LEVEL_SHIFT, LOGGED, PENDING, SEQUENCE_MASK, STORED, UNSTORED, Message
+from pabal.store.batch import Batch, QueueState, key_prefix, pack_position, position_kind
+from pabal.store.entry import encode_definition_change, encode_drop, encode_gone, encode_queue, encode_runs
 from pabal.store.record import encode_record
 
-_PREFIX = Struct(">Q")
-_POSITION = Struct(">Q")
-_TIMED_POSITION = Struct(">QBQ")
-_KIND_SHIFT: Final = 64
-_TIME_SHIFT: Final = 72
-_WAITING: Final = 1 << 63
-
-
-def message_key(queue_id: int, position: int) -> bytes:
-    """The key of a message: sorts by queue, then by place in it."""
-    return _PREFIX.pack(queue_id) + (_pack_timed(position) if position >> _TIME_SHIFT else _POSITION.pack(position))
-
-
-def waiting_id(queue_id: int) -> int:
-    """The id under which the messages of a queue that wait for their time are kept, in a range of their own."""
-    return queue_id | _WAITING
-
-
-def owner_id(queue_id: int) -> int:
-    """The id of the queue to which a range belongs: the inverse of `waiting_id`."""
-    return queue_id & ~_WAITING
-
-
-def timed_position(at_ms: int, sequence: int, kind: int = 0) -> int:
-    """A place in a range that is sorted by time: `at_ms` (since the epoch, above 0), then `kind` (what it is that
-    waits, 8 bits), then `sequence` (64 bits)."""
-    return at_ms << _TIME_SHIFT | kind << _KIND_SHIFT | sequence
-
-
-def position_ms(position: int) -> int:
-    """The time in such a place."""
-    return position >> _TIME_SHIFT
-
-
-def position_kind(position: int) -> int:
-    """The kind in it."""
-    return position >> _KIND_SHIFT & 0xFF
-
-
-def position_sequence(position: int) -> int:
-    """The sequence in it."""
-    return position & (1 << _KIND_SHIFT) - 1
-
-
-def _pack_timed(position: int) -> bytes:
-    return _TIMED_POSITION.pack(position_ms(position), position_kind(position), position_sequence(position))
-
-
-class QueueState(NamedTuple):
-    """What is kept of a queue beside its messages, written with each commit that touches it.
-
-    `messages`: how many are in the store, ready and leased. `delivered_position`: no message beyond it was ever
-    delivered, so after a crash those up to it may have been. `body_bytes`: of these messages, if the queue counts
-    them, else 0. `levels`: of a priority queue, how many messages there are of each priority; of what waits,
-    of each kind.
-    """
-
-    next_position: int
-    messages: int
-    delivered_position: int
-    body_bytes: int = 0
-    levels: tuple[tuple[int, int], ...] = ()
-
-
-@dataclass(slots=True)
-class Batch:
-    """One commit, whole: it could be encoded and applied elsewhere. Deletes go before puts (a message may leave and
-    come back to its place between two commits), drops come last."""
-
-    puts: list[tuple[bytes, bytes]] = field(default_factory=list)
-    deletes: list[bytes] = field(default_factory=list)
-    states: list[tuple[int, QueueState]] = field(default_factory=list)
-    definitions: list[tuple[bytes, bytes | None]] = field(default_factory=list)
-    drops: list[tuple[int, int, int]] = field(default_factory=list)
-    """Ranges to remove: queue id, first position, last position; the state goes too when it is the whole queue."""
-    gone: list[int] = field(default_factory=list)
-    """Ids of deleted queues, whose state goes."""
+_SETTLED_MAX: Final = 256
+"""So many settled messages wait for a checkpoint that they need not, at least, before they are sorted out."""
 
 
 class Journal:
-    """Gathers changes between two commits. `unsaved_bytes`: contents waiting, for back-pressure. `committing`: a
-    commit has begun and is not done."""
+    """`unsaved_bytes`: contents that wait for a commit, for back-pressure. `unstored`: about how many changes wait
+    for a checkpoint. `committing`: a commit has begun and is not done."""
 
     def __init__(self) -> None:
         self.dirty: list[QueueLog] = []
         self.unsaved_bytes = 0
+        self.unstored = 0
         self.committing = False
-        self._definitions: dict[bytes, bytes | None] = {}
-        self._drops: list[tuple[int, int, int]] = []
-        self._gone: list[int] = []
+        self._behind: list[QueueLog] = []  # changed since the last checkpoint
+        self._changes = Changes()
+        self._unstored_changes = Changes()
 
-    def queue_log(self, queue_id: int, state: QueueState | None = None, timed: bool = False) -> QueueLog:
-        """`timed`: its positions are those of `timed_position`."""
-        return QueueLog(self, queue_id, state or QueueState(1, 0, 0), timed)
+    def queue_log(
+        self, queue_id: int, state: QueueState | None = None, timed: bool = False, durable: bool = True
+    ) -> QueueLog:
+        """`timed`: its positions are those of `timed_position`. `durable`: False when none of it is wanted after a
+        restart, so that it needs no log entries."""
+        return QueueLog(self, queue_id, state or QueueState(1, 0, 0), timed, durable)
 
     def define(self, definition: Definition) -> None:
-        self._definitions[definition_key(definition)] = encode_definition(definition)
+        self._changes.definitions[definition_key(definition)] = encode_definition(definition)
 
     def undefine(self, definition: Definition) -> None:
-        self._definitions[definition_key(definition)] = None
+        self._changes.definitions[definition_key(definition)] = None
 
     def drop_range(self, queue_id: int, first: int, last: int) -> None:
         """Remove all messages from `first` to `last`, both included."""
-        self._drops.append((queue_id, first, last))
+        self._changes.drops.append((queue_id, first, last))
 
     def drop_queue(self, log: QueueLog) -> None:
         """Remove a queue's messages and state. Its log must not be used any more."""
-        log.unsaved.clear()
-        log.updated.clear()
-        log.removed.clear()
+        log.clear()
         log.dropped = True
-        self._drops.append((log.queue_id, 0, 2**64 - 1))
-        self._gone.append(log.queue_id)
+        self._changes.drops.append((log.queue_id, 0, 2**64 - 1))
+        self._changes.gone.append(log.queue_id)
 
     @property
     def empty(self) -> bool:
-        return not (self.dirty or self._definitions or self._drops or self._gone)
+        """Nothing waits for a commit."""
+        return not self.dirty and self._changes.empty
 
     @property
     def durable(self) -> bool:
         """All that was ever gathered is in the store for good."""
         return self.empty and not self.committing
 
+    def take_entry(self) -> list[bytes]:
+        """All that waits for a commit, as an entry of the log, in pieces; none when nothing of it is to survive the
+        process. It waits for a checkpoint from now on."""
+        chunks: list[bytes] = []
+        self._close(chunks)
+        self.committing = bool(chunks)
+        return chunks
+
     def take(self) -> tuple[Batch, list[QueueLog]]:
-        """All that was gathered, as one batch; and the logs it came from, to be told when it is durable."""
-        batch = Batch(definitions=list(self._definitions.items()), drops=self._drops, gone=self._gone)
+        """All that waits for a checkpoint, or for a commit at all, as one batch; and the logs it came from, to be
+        told when it is durable."""
+        self._close(None)
         self.committing = True
-        logs = self.dirty
-        self.dirty = []
-        self._definitions = {}
-        self._drops = []
-        self._gone = []
-        self.unsaved_bytes = 0
+        changes, self._unstored_changes = self._unstored_changes, Changes()
+        batch = Batch(definitions=list(changes.definitions.items()), drops=changes.drops, gone=changes.gone)
+        logs, self._behind = self._behind, []
+        self.unstored = 0
         for log in logs:
             log.write(batch)
         return batch, logs
 
+    def _close(self, chunks: list[bytes] | None) -> None:
+        changes, self._changes = self._changes, Changes()
+        logs, self.dirty = self.dirty, []
+        self.unsaved_bytes = 0
+        for log in logs:
+            before = log.unstored
+            log.close(chunks)
+            self.unstored += log.unstored - before
+            if not log.behind:
+                log.behind = True
+                self._behind.append(log)
+        if not changes.empty:
+            if chunks is not None:
+                changes.encode(chunks)
+            self._unstored_changes.add(changes)
+
+
+class Changes:
+    """To definitions, and whole ranges that go."""
+
+    __slots__ = ("definitions", "drops", "gone")
+
+    def __init__(self) -> None:
+        self.definitions: dict[bytes, bytes | None] = {}
+        self.drops: list[tuple[int, int, int]] = []
+        self.gone: list[int] = []
+
+    @property
+    def empty(self) -> bool:
+        return not (self.definitions or self.drops or self.gone)
+
+    def add(self, later: Changes) -> None:
+        self.definitions.update(later.definitions)
+        self.drops += later.drops
+        self.gone += later.gone
+
+    def encode(self, chunks: list[bytes]) -> None:
+        """As sections of an entry, behind those of the queues."""
+        for name, value in self.definitions.items():
+            chunks += encode_definition_change(name, value)
+        chunks += [encode_drop(*drop) for drop in self.drops]
+        chunks += [encode_gone(queue_id) for queue_id in self.gone]
+
 
 class QueueLog:
-    """One queue's side of the journal: what to put and to delete, and the state that goes with it.
+    """One queue's side of the journal: its messages on their way to the store, and the state that goes with them.
 
-    `durable_position`: all messages up to it that were appended are in the store for good. `on_durable` is called
+    `durable_position`: all messages up to it that were appended are in the data file for good. `on_durable` is called
     when that has moved, if set. `counts_attempts`: attempts are kept, and a message that is leased when it is written
     counts as attempted once more, so that one which brings the broker down does not do so for ever.
     `counts_bytes`: keep count of bodies. `levels`: messages of each priority, or of each kind that waits; None when
-    there are no such things.
+    there are no such things. `behind`: there is something for the next checkpoint.
     Positions here (next, delivered, durable) are orders of arrival, without the priority.
     """
 
     __slots__ = (
         "_dirty",
+        "_durable",
+        "_fresh",
+        "_gone",
         "_journal",
+        "_removed",
+        "_settled",
+        "_unsaved",
+        "_updated",
+        "_updated_fresh",
+        "behind",
         "body_bytes",
         "count",
         "counts_attempts",
@@ -173,29 +165,34 @@ class QueueLog:
         "levels",
         "next_position",
         "on_durable",
-        "prefix",
         "queue_id",
-        "removed",
         "taken_position",
         "timed",
-        "unsaved",
-        "updated",
     )
 
-    def __init__(self, journal: Journal, queue_id: int, state: QueueState, timed: bool = False) -> None:
+    def __init__(
+        self, journal: Journal, queue_id: int, state: QueueState, timed: bool = False, durable: bool = True
+    ) -> None:
         self._journal = journal
+        self._durable = durable
         self._dirty = False
+        self.behind = False
         self.timed = timed
         self.queue_id = queue_id
-        self.prefix = _PREFIX.pack(queue_id)
         self.next_position = state.next_position
         self.count = state.messages
         self.delivered_position = state.delivered_position
         self.durable_position = state.next_position - 1
         self.taken_position = state.next_position - 1
-        self.unsaved: list[Message] = []
-        self.updated: list[Message] = []
-        self.removed: list[int] = []
+        # Since the last commit: appended, PENDING; updated; positions removed that were in an earlier commit.
+        self._fresh: list[Message] = []
+        self._updated_fresh: list[Message] = []
+        self._gone: list[int] = []
+        # Since the last checkpoint: committed, LOGGED; updated, STORED; positions removed that were STORED.
+        self._unsaved: list[Message] = []
+        self._updated: list[Message] = []
+        self._removed: list[int] = []
+        self._settled = 0  # of the unsaved, about how many are settled
         self.body_bytes = state.body_bytes
         self.levels: dict[int, int] | None = dict(state.levels) or None
         self.dropped = False
@@ -203,34 +200,49 @@ class QueueLog:
         self.counts_bytes = False
         self.on_durable: Callable[[], None] | None = None
 
+    @property
+    def unstored(self) -> int:
+        """About how many changes wait for a checkpoint."""
+        return len(self._unsaved) + len(self._updated) + len(self._removed)
+
+    def clear(self) -> None:
+        """Nothing of it is to be stored any more."""
+        for changes in (self._fresh, self._updated_fresh, self._unsaved, self._updated):
+            changes.clear()
+        self._gone.clear()
+        self._removed.clear()
+
     def append(self, messages: list[Message], content_bytes: int) -> None:
         """Put these, which are PENDING, with the next commit."""
-        self.unsaved += messages
+        self._fresh += messages
         self._journal.unsaved_bytes += content_bytes
         if not self._dirty:
             self._touch()
 
     def update(self, message: Message) -> None:
-        """Write this STORED message again: its attempts changed. (One not yet written is written as it is then.)"""
-        if message.state == STORED:
-            self.updated.append(message)
+        """Write this message again, if it was: its attempts changed. One not yet written is written as it is then."""
+        if message.state >= LOGGED:
+            self._updated_fresh.append(message)
             self._journal.unsaved_bytes += len(message.content)
             if not self._dirty:
                 self._touch()
 
     def remove(self, messages: list[Message]) -> None:
         """Settled: delete what was stored; what was not written yet never will be."""
-        removed = self.removed
+        gone, removed = self._gone, self._removed
         counts_bytes = self.counts_bytes
         for message in messages:
-            if message.state == STORED:
-                removed.append(message.position)
-                message.state = UNSTORED
+            state = message.state
+            if state >= LOGGED:
+                gone.append(message.position)
+                if state == STORED:
+                    removed.append(message.position)
+                else:
+                    self._settled += 1
                 if counts_bytes:
                     self.body_bytes -= message.envelope.container.body_bytes(message.content)
-            elif message.state == PENDING:
-                message.state = UNSTORED
-        if removed and not self._dirty:
+            message.state = UNSTORED
+        if gone and not self._dirty:
             self._touch()
 
     def delivered(self, position: int) -> None:
@@ -262,37 +274,56 @@ class QueueLog:
         if not self._dirty:
             self._touch()
 
-    def write(self, batch: Batch) -> None:
-        """Add this queue's changes to `batch` and begin anew."""
+    def close(self, chunks: list[bytes] | None) -> None:
+        """A commit takes what is gathered: as a section of an entry in `chunks`, if there is to be one. Once it is
+        taken it is for the next checkpoint."""
         self._dirty = False
         if self.dropped:
             return
-        prefix = self.prefix
-        pack = _pack_timed if self.timed else _POSITION.pack
-        before = len(batch.puts)
+        fresh, gone, updated = self._fresh, self._gone, self._updated_fresh
+        put = [message for message in fresh if message.state == PENDING]
+        for message in put:
+            message.state = LOGGED
+        self.count += len(put) - len(gone)
+        if self.counts_bytes:
+            self.body_bytes += sum(message.envelope.container.body_bytes(message.content) for message in put)
+        if self.levels is not None:
+            self._count_levels(put, gone)
+        if updated:
+            updated = [message for message in updated if message.state >= LOGGED]
+            self._updated += [message for message in updated if message.state == STORED]
+        if chunks is not None and self._durable:
+            runs: list[bytes] = []
+            count = encode_runs(put, self.counts_attempts, runs) + encode_runs(updated, self.counts_attempts, runs)
+            chunks += encode_queue(self.queue_id, self.state(), gone, runs, count)
+        self._fresh, self._gone, self._updated_fresh = [], [], []
+        self._unsaved += put
+        if self._settled > _SETTLED_MAX and self._settled * 2 > len(self._unsaved):
+            self._unsaved = [message for message in self._unsaved if message.state == LOGGED]
+            self._settled = 0
+
+    def write(self, batch: Batch) -> None:
+        """A checkpoint takes what has gathered since the last one, right after `close`."""
+        self.behind = False
+        if self.dropped:
+            return
+        prefix = key_prefix(self.queue_id)
         put = batch.puts.append
         leases = self.counts_attempts
-        counts_bytes = self.counts_bytes
-        for message in self.unsaved:
-            if message.state == PENDING:
+        for message in self._unsaved:
+            if message.state == LOGGED:
                 message.state = STORED
                 begun = 1 if leases and message.consumer is not None else 0
-                put((prefix + pack(message.position), encode_record(message, begun)))
-                if counts_bytes:
-                    self.body_bytes += message.envelope.container.body_bytes(message.content)
-        self.count += len(batch.puts) - before - len(self.removed)
-        if self.levels is not None:
-            self._count_levels(batch.puts[before:])
-        for message in self.updated:
+                put((prefix + pack_position(message.position), encode_record(message, begun)))
+        for message in self._updated:
             if message.state == STORED:
                 begun = 1 if leases and message.consumer is not None else 0
-                put((prefix + pack(message.position), encode_record(message, begun)))
-        batch.deletes += [prefix + pack(position) for position in self.removed]
+                put((prefix + pack_position(message.position), encode_record(message, begun)))
+        batch.deletes += [prefix + pack_position(position) for position in self._removed]
         batch.states.append((self.queue_id, self.state()))
         self.taken_position = self.next_position - 1
-        self.unsaved = []
-        self.updated = []
-        self.removed = []
+        self._unsaved, self._updated, self._removed = [], [], []
+        self._settled = 0
 
     def state(self) -> QueueState:
         """What is to be kept of the queue now."""
@@ -300,13 +331,17 @@ class QueueLog:
         body_bytes = self.body_bytes if self.counts_bytes else 0
         return QueueState(self.next_position, self.count, self.delivered_position, body_bytes, levels)
 
-    def _count_levels(self, puts: list[tuple[bytes, bytes]]) -> None:
-        assert self.levels is not None
-        for key, _ in puts:
-            level = key[16] if self.timed else 255 - key[8]
-            self.levels[level] = self.levels.get(level, 0) + 1
-        for position in self.removed:
-            self.levels[position_kind(position) if self.timed else 255 - (position >> LEVEL_SHIFT)] -= 1
+    def _count_levels(self, put: list[Message], gone: list[int]) -> None:
+        levels = self.levels
+        assert levels is not None
+        for message in put:
+            level = self._level(message.position)
+            levels[level] = levels.get(level, 0) + 1
+        for position in gone:
+            levels[self._level(position)] -= 1
+
+    def _level(self, position: int) -> int:
+        return position_kind(position) if self.timed else 255 - (position >> LEVEL_SHIFT)
 
     def _touch(self) -> None:
         self._dirty = True

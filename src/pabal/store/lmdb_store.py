@@ -6,14 +6,15 @@ where the disk is waited for, may run on another. LMDB's own write lock belongs 
 time (the turn sees to it), and no reader open when a write transaction begins (`read` is short and synchronous).
 
 Databases: `messages` queue id + position → record; `queues` queue id → state; `definitions` key → JSON;
-`drops` queue id + first + last, ranges being removed; `meta` "format" → version of this layout.
+`drops` queue id + first + last, ranges being removed; `meta` "format" → version of this layout, "epoch" → how many
+commits there were, by which the write-ahead log beside the file knows what is new in it.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from struct import Struct
 from typing import Any, Final
@@ -24,13 +25,15 @@ from pabal.model.definitions import decode_definition, durable_ids
 from pabal.model.errors import StoreError
 from pabal.model.limits import DROPS_PER_COMMIT_MAX, MAP_BYTES
 from pabal.model.message import Container, Message
+from pabal.store.batch import Batch, QueueState, message_key, owner_id
 from pabal.store.check import readable
 from pabal.store.interface import Loaded
-from pabal.store.journal import Batch, Journal, QueueLog, QueueState, message_key, owner_id
+from pabal.store.journal import Journal, QueueLog
 from pabal.store.record import RecordReader
 from pabal.store.residency import Residency
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
+_FORMAT_WITHOUT_LOG: Final = 1
 DATA_FILE: Final = "pabal.mdb"
 LOCK_FILE: Final = "pabal.lock"
 _SPARE_BYTES: Final = 1024 * 1024
@@ -48,9 +51,12 @@ class LmdbStore:
         self.journal = Journal()
         self.directory = directory
         self._reader = RecordReader(containers)
+        self.epoch = 0
+        """How many commits the data file has had."""
+        self.has_log = True
+        """There is a log beside the data file; not so when the file is new, or from before there were logs."""
         self._lock = _lock_directory(directory)
         self._transaction: Any = None
-        self._batch = Batch()
         self._written = 0  # records put and deleted by the commit that is made
         self._logs: list[QueueLog] = []
         self._drops: list[tuple[int, int, int]] = []
@@ -74,15 +80,17 @@ class LmdbStore:
             self._page_bytes = self._env.stat()["psize"]
             self._check_length(path)
             self._residency.mapped()
-            new = self._check_format(path)
+            version = self._check_format(path)
             self._messages = self._env.open_db(b"messages")
             self._queues = self._env.open_db(b"queues")
             self._definitions = self._env.open_db(b"definitions")
             self._dropping = self._env.open_db(b"drops")
             self._meta = self._env.open_db(b"meta")
-            if new:
-                with self._env.begin(write=True) as transaction:
-                    transaction.put(b"format", str(FORMAT_VERSION).encode(), db=self._meta)
+            self.has_log = version == FORMAT_VERSION
+            with self._env.begin() as transaction:
+                self.epoch = int(transaction.get(b"epoch", b"0", db=self._meta))
+            if not version:
+                self._put_format(_FORMAT_WITHOUT_LOG)
         except (lmdb.Error, OSError) as error:
             raise StoreError(f"{path} cannot be opened: {_reason(error)}") from None
 
@@ -98,22 +106,43 @@ class LmdbStore:
             os.truncate(path, size)
             raise StoreError(f"{path} is damaged: {size} bytes long where {needed} are needed")
 
-    def _check_format(self, path: Path) -> bool:
-        """Refuses a file of a later format before anything in it is touched. True: the file is new."""
+    def use_log(self) -> None:
+        """From now on there is a log beside the data file: earlier versions of Pabal must not open it any more."""
+        if not self.has_log:
+            self._put_format(FORMAT_VERSION)
+            self.has_log = True
+
+    def _put_format(self, version: int) -> None:
+        with self._env.begin(write=True) as transaction:
+            transaction.put(b"format", str(version).encode(), db=self._meta)
+
+    def _check_format(self, path: Path) -> int:
+        """The format of the file, 0 when it is new. Refuses a later one before anything in the file is touched."""
         with self._env.begin() as transaction:
             names = {bytes(key) for key, _ in transaction.cursor()}
             if not names:
-                return True
+                return 0
             if b"meta" not in names:
                 raise StoreError(f"{path} was not written by Pabal, or is damaged")
             meta = self._env.open_db(b"meta", txn=transaction, create=False)
             version = bytes(transaction.get(b"format", b"", db=meta))
-        if version != str(FORMAT_VERSION).encode():
-            raise StoreError(
-                f"{path} has format {version.decode(errors='replace')!r}; this Pabal reads format "
-                f"{FORMAT_VERSION}. A newer Pabal wrote it: use that one, or another --data directory"
-            )
-        return False
+        for known in (FORMAT_VERSION, _FORMAT_WITHOUT_LOG):
+            if version == str(known).encode():
+                return known
+        if not version and self._never_used(names):
+            return 0
+        raise StoreError(
+            f"{path} has format {version.decode(errors='replace')!r}; this Pabal reads format "
+            f"{FORMAT_VERSION}. A newer Pabal wrote it: use that one, or another --data directory"
+        )
+
+    def _never_used(self, names: set[bytes]) -> bool:
+        """The process that made the file ended before it had written the format."""
+        if b"messages" not in names:
+            return True
+        messages = self._env.open_db(b"messages", create=False)
+        with self._env.begin() as transaction:
+            return bool(transaction.stat(messages)["entries"] == 0)
 
     # --- Reading --------------------------------------------------------------------------------------------
 
@@ -176,13 +205,22 @@ class LmdbStore:
 
     # --- Writing --------------------------------------------------------------------------------------------
 
+    @property
+    def busy(self) -> bool:
+        """See Checkpoints: ranges are being removed."""
+        return bool(self._drops)
+
+    def recover(self, batches: Iterable[Batch]) -> None:
+        """See Checkpoints."""
+        self._apply(list(batches))
+        self.finish()
+
     def begin(self) -> bool:
-        if self.journal.empty and not self._drops:
+        if self.journal.empty and not self.journal.unstored and not self._drops:
             return False
-        self._batch, self._logs = self.journal.take()
-        self._apply()
-        self._written = len(self._batch.puts) + len(self._batch.deletes)
-        self._batch = Batch()  # it is in the transaction now
+        batch, self._logs = self.journal.take()
+        self._apply([batch])
+        self._written = len(batch.puts) + len(batch.deletes)
         return True
 
     def finish(self) -> None:
@@ -210,17 +248,22 @@ class LmdbStore:
         self._env.close()
         self._lock.close()
 
-    def _apply(self) -> None:
-        """Writes the batch into a transaction, in more address space when there is not enough for it. Grows ahead,
+    def _apply(self, batches: list[Batch]) -> None:
+        """Writes batches into a transaction, in more address space when there is not enough for it. Grows ahead,
         since the commit itself needs pages too and must not remap the file from another thread."""
         drops = list(self._drops)
+        self.epoch += 1
         while True:
             used = self._env.info()["last_pgno"] * self._page_bytes
             if used + max(self._map_bytes // 8, _SPARE_BYTES) > self._map_bytes:
                 self._grow()
             self._transaction = self._env.begin(write=True)
             try:
-                self._write(self._transaction, self._batch)
+                for batch in batches:
+                    self._write(self._transaction, batch)
+                if self._drops:
+                    self._remove_some(self._transaction)
+                self._transaction.put(b"epoch", str(self.epoch).encode(), db=self._meta)
                 return
             except lmdb.MapFullError:
                 self._transaction.abort()
@@ -252,8 +295,6 @@ class LmdbStore:
             self._drops.append((queue_id, first, last))
         for queue_id in batch.gone:
             transaction.delete(_QUEUE.pack(queue_id), db=self._queues)
-        if self._drops:
-            self._remove_some(transaction)
 
     def _remove_some(self, transaction: Any) -> None:
         """Goes on removing the ranges that were dropped: LMDB removes keys one by one, so a commit does some."""

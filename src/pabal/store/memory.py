@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
 from pabal.model.definitions import decode_definition, durable_ids
 from pabal.model.message import Container, Message
+from pabal.store.batch import Batch, QueueState, owner_id
 from pabal.store.interface import Loaded
-from pabal.store.journal import Batch, Journal, QueueLog, QueueState, owner_id
+from pabal.store.journal import Journal, QueueLog
 from pabal.store.record import RecordReader
 
 
@@ -22,8 +23,13 @@ class Disk:
         self._unsorted: set[int] = set()
         self.states: dict[int, QueueState] = {}
         self.definitions: dict[bytes, bytes] = {}
+        self.epoch = 0
+        """How many batches were applied."""
+        self.entries: list[tuple[int, bytes]] = []
+        """The log: epoch and payload of each entry."""
 
     def apply(self, batch: Batch) -> None:
+        self.epoch += 1
         for key in batch.deletes:
             queue_id, position = int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big")
             messages = self.messages[queue_id]
@@ -76,6 +82,21 @@ class MemoryStore:
         self._batch: Batch | None = None
         self._logs: list[QueueLog] = []
 
+    @property
+    def epoch(self) -> int:
+        """See Checkpoints."""
+        return self.disk.epoch
+
+    @property
+    def busy(self) -> bool:
+        """See Checkpoints."""
+        return False
+
+    def recover(self, batches: Iterable[Batch]) -> None:
+        """See Checkpoints."""
+        for batch in batches:
+            self.disk.apply(batch)
+
     def load(self) -> Loaded:
         definitions = [decode_definition(data) for data in self.disk.definitions.values()]
         durable = durable_ids(definitions)
@@ -103,7 +124,7 @@ class MemoryStore:
         return found
 
     def begin(self) -> bool:
-        if self.journal.empty:
+        if self.journal.empty and not self.journal.unstored:
             return False
         self._batch, self._logs = self.journal.take()
         return True
@@ -123,3 +144,30 @@ class MemoryStore:
 
     def close(self) -> None:
         self._batch = None
+
+
+class MemoryLog:
+    """See WriteAheadLog. Its entries are on the disk."""
+
+    def __init__(self, disk: Disk) -> None:
+        self.used_bytes = 0
+        self._disk = disk
+        self._epoch = 0
+
+    def recover(self, epoch: int) -> Iterator[bytes]:
+        return iter([payload for found, payload in self._disk.entries if found == epoch])
+
+    def restart(self, epoch: int) -> None:
+        self._epoch = epoch
+        self.used_bytes = 0
+        self._disk.entries = [entry for entry in self._disk.entries if entry[0] == epoch]
+
+    def encode(self, chunks: list[bytes]) -> bytes:
+        return b"".join(chunks)
+
+    def append(self, entry: bytes) -> None:
+        self._disk.entries.append((self._epoch, entry))
+        self.used_bytes += len(entry)
+
+    def close(self) -> None:
+        pass

@@ -29,18 +29,23 @@ _U32 = Struct(">I")
 def encode_record(message: Message, begun: int = 0) -> bytes:
     """The record of a message; `begun` attempts are added to those that it has. One that was never returned and
     does not expire costs a single concatenation."""
+    return encode_head(message, begun) + message.content
+
+
+def encode_head(message: Message, begun: int = 0) -> bytes:
+    """The record but for the content that follows it."""
     envelope = message.envelope
     head = envelope.record_head
     if not head:
-        head = envelope.record_head = _encode_head(envelope)
+        head = envelope.record_head = _encode_envelope(envelope)
     if message.attempts or message.expires_at_ms or begun:
         version, container, flags, _, _ = _HEAD.unpack_from(head)
         fixed = _HEAD.pack(version, container, flags, message.attempts + begun, message.expires_at_ms)
-        return fixed + head[_FRESH:] + message.content
-    return head + message.content
+        return fixed + head[_FRESH:]
+    return head
 
 
-def _encode_head(envelope: Envelope) -> bytes:
+def _encode_envelope(envelope: Envelope) -> bytes:
     flags = PERSISTENT if envelope.persistent else 0
     copies = envelope.copies
     parts = [

@@ -1,0 +1,93 @@
+"""What a commit to the data file consists of, and the keys under which messages are kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from struct import Struct
+from typing import Final, NamedTuple
+
+_PREFIX = Struct(">Q")
+_POSITION = Struct(">Q")
+_TIMED_POSITION = Struct(">QBQ")
+_KIND_SHIFT: Final = 64
+_TIME_SHIFT: Final = 72
+_WAITING: Final = 1 << 63
+
+
+def key_prefix(queue_id: int) -> bytes:
+    """With which the keys of a queue's messages begin."""
+    return _PREFIX.pack(queue_id)
+
+
+def pack_position(position: int) -> bytes:
+    """The rest of the key: sorts as positions do."""
+    if position >> _TIME_SHIFT:
+        return _TIMED_POSITION.pack(position_ms(position), position_kind(position), position_sequence(position))
+    return _POSITION.pack(position)
+
+
+def message_key(queue_id: int, position: int) -> bytes:
+    """The key of a message: sorts by queue, then by place in it."""
+    return _PREFIX.pack(queue_id) + pack_position(position)
+
+
+def waiting_id(queue_id: int) -> int:
+    """The id under which the messages of a queue that wait for their time are kept, in a range of their own."""
+    return queue_id | _WAITING
+
+
+def owner_id(queue_id: int) -> int:
+    """The id of the queue to which a range belongs: the inverse of `waiting_id`."""
+    return queue_id & ~_WAITING
+
+
+def timed_position(at_ms: int, sequence: int, kind: int = 0) -> int:
+    """A place in a range that is sorted by time: `at_ms` (since the epoch, above 0), then `kind` (what it is that
+    waits, 8 bits), then `sequence` (64 bits)."""
+    return at_ms << _TIME_SHIFT | kind << _KIND_SHIFT | sequence
+
+
+def position_ms(position: int) -> int:
+    """The time in such a place."""
+    return position >> _TIME_SHIFT
+
+
+def position_kind(position: int) -> int:
+    """The kind in it."""
+    return position >> _KIND_SHIFT & 0xFF
+
+
+def position_sequence(position: int) -> int:
+    """The sequence in it."""
+    return position & (1 << _KIND_SHIFT) - 1
+
+
+class QueueState(NamedTuple):
+    """What is kept of a queue beside its messages, written with each commit that touches it.
+
+    `messages`: how many are in the store, ready and leased. `delivered_position`: no message beyond it was ever
+    delivered, so after a crash those up to it may have been. `body_bytes`: of these messages, if the queue counts
+    them, else 0. `levels`: of a priority queue, how many messages there are of each priority; of what waits,
+    of each kind.
+    """
+
+    next_position: int
+    messages: int
+    delivered_position: int
+    body_bytes: int = 0
+    levels: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(slots=True)
+class Batch:
+    """One commit, whole: it could be encoded and applied elsewhere. Deletes go before puts (a message may leave and
+    come back to its place between two commits), drops come last."""
+
+    puts: list[tuple[bytes, bytes]] = field(default_factory=list)
+    deletes: list[bytes] = field(default_factory=list)
+    states: list[tuple[int, QueueState]] = field(default_factory=list)
+    definitions: list[tuple[bytes, bytes | None]] = field(default_factory=list)
+    drops: list[tuple[int, int, int]] = field(default_factory=list)
+    """Ranges to remove: queue id, first position, last position; the state goes too when it is the whole queue."""
+    gone: list[int] = field(default_factory=list)
+    """Ids of deleted queues, whose state goes."""
