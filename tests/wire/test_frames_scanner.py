@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pabal.wire.amqp091.content import property_bytes
 from pabal.wire.amqp091.errors import FRAME_ERROR, RESOURCE_ERROR, UNEXPECTED_FRAME, WireError
 from pabal.wire.amqp091.frames import Scanner
 from pabal.wire.amqp091.methods import METHODS, Method
@@ -78,13 +79,16 @@ class Recorder:
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
+        self.runs: list[int] = []
 
     def on_method(self, channel: int, method: Method, payload: bytes) -> None:
         assert type(payload) is bytes
         self.calls.append(("method", channel, method.name, payload))
 
-    def on_publish(self, channel: int, frame: bytes, contents: list[bytes], content_bytes: int) -> None:
+    def on_publish(self, channel: int, frame: bytes, contents: list[bytes], content_bytes: int, alike: bool) -> None:
         assert contents
+        assert not alike or len({property_bytes(content) for content in contents}) == 1
+        self.runs.append(len(contents))
         assert content_bytes == sum(map(len, contents))
         for content in contents:
             assert type(content) is bytes
@@ -212,6 +216,25 @@ def check(data: bytes, cuts: Iterable[int] = ()) -> Outcome:
     return expected
 
 
+def numbered(number: int, size: int = 8) -> bytes:
+    """Properties with a message id of this size."""
+    return b"\x00\x80" + bytes((size,)) + number.to_bytes(8, "big")[:size].rjust(size, b".")
+
+
+def unlike(count: int) -> list[bytes]:
+    """The frames of messages with different properties."""
+    return [f for n in range(count) for f in publish(1, 50, properties=numbered(n))]
+
+
+def wrong_at(at: int, value: int) -> list[bytes]:
+    """One of them, in which an octet of its content has another value."""
+    method, *content = publish(1, 50, properties=numbered(99))
+    broken = bytearray(b"".join(content))
+    assert broken[at] != value
+    broken[at] = value
+    return [method, bytes(broken)]
+
+
 SIZES = (0, 1, 2, 3, 100, 4087, 4088, 4089, 8176, 9000, 20_000)
 
 CASES: dict[str, list[bytes]] = {
@@ -223,6 +246,20 @@ CASES: dict[str, list[bytes]] = {
     "every other channel": [f for n in range(40) for f in publish(1 + n % 2, 50, seed=n)],
     "every other key": [f for n in range(40) for f in publish(1, 50, key="a" if n % 3 else "b")],
     "every other properties": [f for n in range(40) for f in publish(1, 50, properties=CLIENTS_PROPERTIES[n % 3])],
+    "all properties unlike": [f for n in range(300) for f in publish(1, 50, properties=numbered(n), seed=n)],
+    "properties and sizes unlike": [f for n in range(300) for f in publish(1, n % 9, properties=numbered(n))],
+    "lengths of properties unlike": [f for n in range(300) for f in publish(1, 9, properties=numbered(n, n % 255))],
+    "every other properties, on channels": [
+        f for n in range(90) for f in publish(1 + n // 9 % 2, 50, properties=numbered(n % 7, n % 3))
+    ],
+    "unlike, then a larger one": [
+        f for n in range(9) for f in publish(1, 9000 if n == 5 else 50, properties=numbered(n))
+    ],
+    "unlike, then one in small frames": [
+        f for n in range(9) for f in publish(1, 50, properties=numbered(n), step=4088 if n != 5 else 49)
+    ],
+    "header of 64 KiB": [f for n in range(3) for f in publish(1, 50, properties=numbered(n))]
+    + [method_frame(1), header_frame(1, 1, b"\0\0" + b"x" * (FRAME_BYTES_MAX - 14)), *body_frames(1, b"x")],
     "a run, then a larger one": publish(1, 50) * 3 + publish(1, 9000) + publish(1, 50) * 3,
     "a run with an empty one": publish(1, 50) * 2 + publish(1, 0) + publish(1, 50) * 2,
     "small body frames": publish(1, 1000, step=7) * 2,
@@ -290,6 +327,23 @@ ERRORS: dict[str, tuple[int, list[bytes]]] = {
         501,
         [*publish(1, 50) * 4, *publish(1, 50)[:2], publish(1, 50)[2][:-1] + b"\0", *publish(1, 50)],
     ),
+    **{
+        f"unlike, wrong at octet {at}": (code, [*unlike(3), *wrong_at(at, value), *unlike(3)])
+        for at, value, code in (
+            (0, 9, 501),  # type of the header frame
+            (2, 2, 505),  # its channel
+            (3, 1, 501),  # its size, the upper half
+            (6, 13, 501),  # its size
+            (8, 50, 505),  # class
+            (9, 1, 505),  # weight
+            (10, 1, 505),  # weight
+            (30, 0, 501),  # frame end
+            (31, 2, 505),  # type of the body frame
+            (33, 2, 505),  # its channel
+            (37, 51, 501),  # its size
+            (88, 0, 501),  # frame end
+        )
+    },
     "unknown type": (501, [HEARTBEAT, frame(4, 0, b"")]),
     "type 0": (501, [frame(0, 0, b"")]),
     "heartbeat on a channel": (505, [frame(8, 1, b"")]),
@@ -373,6 +427,16 @@ def test_a_message_waits_for_its_last_byte_and_no_longer() -> None:
             scanner.receive(data[-1:])
             assert len(recorder.calls) == 1
             assert not scanner.waiting_bytes
+
+
+def test_messages_with_unlike_properties_come_together() -> None:
+    """And those that come after them alike are known as such again."""
+    recorder = Recorder()
+    scanner = Scanner(recorder, FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, UNLIMITED)
+    scanner.receive(b"".join(unlike(100)))
+    assert recorder.runs == [1, 99]
+    scanner.receive(b"".join(publish(1, 50, properties=numbered(99)) * 100))
+    assert recorder.runs == [1, 99, 100]
 
 
 # --- Limits ----------------------------------------------------------------------------------------------------

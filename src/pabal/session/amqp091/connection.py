@@ -221,7 +221,7 @@ class Amqp091Session:
             if open_channel is not None:
                 self._call(open_channel, method, lambda c: c.call(method, arguments))
 
-    def on_publish(self, channel: int, frame: bytes, contents: list[bytes], content_bytes: int) -> None:
+    def on_publish(self, channel: int, frame: bytes, contents: list[bytes], content_bytes: int, alike: bool) -> None:
         """See wire.frames.Receiver."""
         open_channel = self._channels.get(channel)
         if open_channel is None or self.state != "open":
@@ -229,7 +229,7 @@ class Amqp091Session:
             if open_channel is None:
                 return
         try:
-            open_channel.publisher.publish(frame, contents, content_bytes)
+            open_channel.publisher.publish(frame, contents, content_bytes, alike)
         except (errors.BrokerError, ChannelFault) as error:
             self._fail_channel(open_channel, m.BASIC_PUBLISH, error)
         except WireError as error:

@@ -11,7 +11,7 @@ Frames: AMQP 0-9-1 §4.2.3; contents: §4.2.6. Channels may interleave their con
 from __future__ import annotations
 
 from struct import Struct
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from pabal.wire.amqp091.content import BASIC_CLASS_ID
 from pabal.wire.amqp091.errors import (
@@ -36,6 +36,9 @@ from pabal.wire.amqp091.methods import (
     Method,
 )
 
+if TYPE_CHECKING:
+    from mypy_extensions import i64  # to mypyc a machine integer, to Python an int
+
 _HEAD: Final = Struct(">BHI")
 _CHANNEL_HEAD: Final = Struct(">BH")
 _U32: Final = Struct(">I")
@@ -46,6 +49,9 @@ _PUBLISH_IDS: Final = _U32.pack(BASIC_PUBLISH.key)
 _HEADER_PAYLOAD_MIN: Final = 14
 _BODY_SIZE_AT: Final = 11
 """Where a content header frame has its body size: behind the frame's head, class id and weight."""
+_CONTENT_HEAD_FIXED: Final = Struct(">HHI").pack(BASIC_CLASS_ID, 0, 0)
+"""Class, weight, and the upper half of the body size where that is less than 4 GiB."""
+_CONTENT_BYTES_MIN: Final = _HEADER_PAYLOAD_MIN + FRAME_OVERHEAD_BYTES + FRAME_OVERHEAD_BYTES + 1
 _ACK_BYTES: Final = 21
 _ACK_HEAD_BYTES: Final = 11
 _PIECE_OVERHEAD_BYTES: Final = 64
@@ -60,8 +66,8 @@ class Receiver(Protocol):
     def on_method(self, channel: int, method: Method, payload: bytes) -> None:
         """A method without content. `payload` begins with the class and method ids."""
 
-    def on_publish(self, channel: int, frame: bytes, contents: list[bytes], content_bytes: int) -> None:
-        """Contents that each followed the same basic.publish `frame` and have the same properties."""
+    def on_publish(self, channel: int, frame: bytes, contents: list[bytes], content_bytes: int, alike: bool) -> None:
+        """Contents that each followed the same basic.publish `frame`. `alike`: and have the same properties."""
 
     def on_acks(self, channel: int, tags: list[int]) -> None:
         """basic.ack of single messages, one after the other."""
@@ -74,6 +80,10 @@ class Receiver(Protocol):
 
     def on_oversized(self, channel: int, body_bytes: int) -> None:
         """A content's header announces more than `message_bytes_max`. Its body will be skipped."""
+
+
+def _u32(data: bytes, pos: i64) -> i64:
+    return data[pos] << 24 | data[pos + 1] << 16 | data[pos + 2] << 8 | data[pos + 3]
 
 
 class _Assembly:
@@ -117,7 +127,6 @@ class Scanner:
         self._size = b""
         self._properties = b""
         self._body_bytes = 0
-        self._method_bytes = 0
         self._frame = b""
         self._channel = 0
         self._ack_head = b""
@@ -143,6 +152,8 @@ class Scanner:
             while end - pos >= _HEAD.size and not self.paused:
                 if self._start and buffer.startswith(self._start, pos):
                     after = self._scan_run(buffer, pos, end)
+                elif self._start and buffer.startswith(self._frame, pos):
+                    after = self._scan_unlike(buffer, pos, end)
                 elif self._ack_head and buffer.startswith(self._ack_head, pos):
                     after = self._scan_acks(buffer, pos, end)
                 else:
@@ -186,7 +197,7 @@ class Scanner:
         size_at = len(same_start)
         properties_at = size_at + 8
         body_size_at = properties_at + len(same_properties)
-        method_bytes = self._method_bytes
+        method_bytes = len(self._frame)
         body_bytes_max = min(self.message_bytes_max, self.frame_bytes_max)
         same_bytes = body_size_at + 4 + self._body_bytes + 1
         contents: list[bytes] = []
@@ -212,9 +223,59 @@ class Scanner:
             if not buffer.startswith(same_start, pos):
                 break
         if contents:
-            self._receiver.on_publish(self._channel, self._frame, contents, content_bytes)
+            self._receiver.on_publish(self._channel, self._frame, contents, content_bytes, True)
             return pos
-        return self._scan_frame(buffer, pos, end)
+        return self._scan_unlike(buffer, pos, end)
+
+    def _scan_unlike(self, buffer: bytes, pos: int, end: int) -> int:
+        """Messages with the last one's method frame, and whatever properties and size. Returns where they end."""
+        frame = self._frame
+        header_start = _CHANNEL_HEAD.pack(FRAME_HEADER, self._channel)
+        body_start = _CHANNEL_HEAD.pack(FRAME_BODY, self._channel)
+        body_bytes_max: i64 = min(self.message_bytes_max, self.frame_bytes_max)
+        size_max: i64 = min(self.frame_bytes_max, 0xFFFF)
+        limit: i64 = end
+        at: i64 = pos
+        before = at
+        body_at = body_bytes = at
+        contents: list[bytes] = []
+        content_bytes = 0
+        while buffer.startswith(frame, at):
+            head = at + len(frame)
+            if limit - head < _CONTENT_BYTES_MIN or buffer[head : head + 3] != header_start:
+                break
+            size: i64 = buffer[head + 5] << 8 | buffer[head + 6]
+            if buffer[head + 3] | buffer[head + 4] or buffer[head + 7 : head + 15] != _CONTENT_HEAD_FIXED:
+                break
+            announced: i64 = _u32(buffer, head + 15)
+            seam = head + 7 + size
+            stop = seam + 9 + announced
+            if not (_HEADER_PAYLOAD_MIN <= size <= size_max and 0 < announced <= body_bytes_max and stop <= limit):
+                break
+            if (
+                buffer[seam] != FRAME_END
+                or buffer[seam + 1 : seam + 4] != body_start
+                or _u32(buffer, seam + 4) != announced
+                or buffer[stop - 1] != FRAME_END
+            ):
+                break
+            contents.append(buffer[head:stop])
+            content_bytes += stop - head
+            before, at = at, stop
+            body_at, body_bytes = seam + 1, announced
+        if not contents:
+            return self._scan_frame(buffer, pos, end)
+        self._remember(buffer, before, body_at, body_bytes)
+        self._receiver.on_publish(self._channel, frame, contents, content_bytes, False)
+        return at
+
+    def _remember(self, buffer: bytes, pos: int, body_at: int, body_bytes: int) -> None:
+        """What to compare the next messages with: the one that begins at `pos`, its body frame at `body_at`."""
+        body_size_at = pos + len(self._frame) + _BODY_SIZE_AT
+        self._start = buffer[pos:body_size_at]
+        self._size = buffer[body_size_at : body_at + 7]
+        self._properties = buffer[body_size_at + 8 : body_at + 3]
+        self._body_bytes = body_bytes
 
     def _scan_acks(self, buffer: bytes, pos: int, end: int) -> int:
         head = self._ack_head
@@ -336,14 +397,11 @@ class Scanner:
                     if content_end - pos <= _AWAITED_BYTES_MAX:
                         return pos
                 elif buffer[content_end - 1] == FRAME_END:
-                    self._start = buffer[pos : stop + _BODY_SIZE_AT]
-                    self._size = buffer[stop + _BODY_SIZE_AT : body_at + 7]
-                    self._properties = buffer[stop + _BODY_SIZE_AT + 8 : body_at + 3]
-                    self._body_bytes = body_bytes
-                    self._method_bytes = stop - pos
-                    self._frame = buffer[pos:stop]
                     self._channel = channel
-                    self._receiver.on_publish(channel, self._frame, [buffer[stop:content_end]], content_end - stop)
+                    self._frame = buffer[pos:stop]
+                    self._remember(buffer, pos, body_at, body_bytes)
+                    content = buffer[stop:content_end]
+                    self._receiver.on_publish(channel, self._frame, [content], content_end - stop, True)
                     return content_end
         # What would be a run on this channel is an error now.
         self._start = self._ack_head = b""
@@ -404,7 +462,7 @@ class Scanner:
         if not assembly.skipped:
             content = b"".join(assembly.pieces)
             assembly.pieces.clear()
-            self._receiver.on_publish(channel, assembly.frame, [content], len(content))
+            self._receiver.on_publish(channel, assembly.frame, [content], len(content), True)
 
 
 def _unexpected(assembly: _Assembly | None, got: str) -> WireError:
