@@ -7,7 +7,7 @@ list inside the header frame may still be malformed: what reads it raises WireEr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from datetime import datetime
 from enum import Enum
 from struct import Struct
@@ -19,6 +19,7 @@ from pabal.wire.amqp091.fields import (
     FieldValue,
     decode_table,
     decode_timestamp,
+    decode_values,
     encode_shortstr,
     encode_table,
     encode_timestamp,
@@ -322,8 +323,11 @@ def encode_properties(properties: Mapping[str, FieldValue]) -> bytes:
     return _join([_encode_property(name, properties.get(name)) for name in PROPERTY_NAMES])
 
 
-def decode_headers(content: bytes) -> dict[str, FieldValue]:
-    """The headers table, {} when there is none. Raises WireError 502."""
+def decode_headers(content: bytes, names: Container[str] | None = None) -> dict[str, FieldValue]:
+    """The headers table, {} when there is none; of it only these names if they are given. Raises WireError 502."""
+    if names is not None:
+        start, end = headers_span(content)
+        return decode_values(content, start, end, names)
     raw = _split(property_bytes(content))[_HEADERS]
     return {} if raw is None else decode_table(raw)[0]
 

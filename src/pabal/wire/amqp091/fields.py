@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -85,7 +85,7 @@ _VALUE_BYTES: Final[dict[int, int]] = {
     _TABLE: -1,
 }
 
-# The same by type octet, as octets: what `walk_table` needs, without a dict.
+# The same by type octet, as octets, which are faster to look up than a dict.
 _UNKNOWN: Final = 0xFE
 _LENGTH_FIRST: Final = 0xFF
 _SIZES: Final = bytes([_VALUE_BYTES.get(tag, _UNKNOWN - 256) & 0xFF for tag in range(256)])
@@ -139,6 +139,19 @@ def walk_table(data: bytes, pos: i64, end: i64) -> int:
     """Looks whether the table whose entries stand between `pos` and `end` can be decoded, and builds nothing: 0 when
     it can, NAMES_COPIES when moreover an entry of it is called CC or BCC, MALFORMED when it cannot."""
     return _walk(data, pos, end, 1, True)
+
+
+def decode_values(data: bytes, pos: int, end: int, names: Container[str]) -> dict[str, FieldValue]:
+    """The entries with these names of a table whose entries stand between `pos` and `end`. Raises WireError 502, but
+    does not look into the others."""
+    found: dict[str, FieldValue] = {}
+    while pos < end:
+        name, pos = _decode_name(data, pos, end)
+        if name in names:
+            found[name], pos = _decode_value(data, pos, end, 1)
+        else:
+            pos = _skip_value(data, pos, end)
+    return found
 
 
 def find_value(data: bytes, pos: int, end: int, name: bytes) -> bytes | None:
@@ -236,10 +249,10 @@ def _skip_value(data: bytes, pos: int, end: int) -> int:
     """The position after the value whose type octet is at `pos`."""
     if pos >= end:
         _malformed("value missing")
-    size = _VALUE_BYTES.get(data[pos])
-    if size is None:
+    size = _SIZES[data[pos]]
+    if size == _UNKNOWN:
         _malformed(f"unknown type {data[pos]:#04x}")
-    if size < 0:
+    if size == _LENGTH_FIRST:
         return _container(data, pos + 1, end)[1]
     stop = pos + 1 + size
     if stop > end:
