@@ -85,13 +85,16 @@ class Recorder:
         assert type(payload) is bytes
         self.calls.append(("method", channel, method.name, payload))
 
-    def on_publish(self, channel: int, frame: bytes, contents: list[bytes], content_bytes: int, alike: bool) -> None:
+    def on_publish(self, channel: int, frame: bytes, contents: list[bytes], content_bytes: int) -> None:
         assert contents
-        assert not alike or len({property_bytes(content) for content in contents}) == 1
-        self.runs.append(len(contents))
         assert content_bytes == sum(map(len, contents))
-        for content in contents:
-            assert type(content) is bytes
+        assert len({property_bytes(content) for content in contents}) == 1
+        self.on_publish_unlike(channel, [frame] * len(contents), contents)
+
+    def on_publish_unlike(self, channel: int, frames: list[bytes], contents: list[bytes]) -> None:
+        self.runs.append(len(contents))
+        for frame, content in zip(frames, contents, strict=True):
+            assert type(content) is type(frame) is bytes
             self.calls.append(("publish", channel, frame, content))
 
     def on_acks(self, channel: int, tags: list[int]) -> None:
@@ -228,11 +231,12 @@ def unlike(count: int) -> list[bytes]:
 
 def wrong_at(at: int, value: int) -> list[bytes]:
     """One of them, in which an octet of its content has another value."""
-    method, *content = publish(1, 50, properties=numbered(99))
-    broken = bytearray(b"".join(content))
+    method, *content = publish(1, 50, key="other", properties=numbered(99))
+    broken = bytearray(b"".join([method, *content]))
+    at += len(method)
     assert broken[at] != value
     broken[at] = value
-    return [method, bytes(broken)]
+    return [bytes(broken)]
 
 
 SIZES = (0, 1, 2, 3, 100, 4087, 4088, 4089, 8176, 9000, 20_000)
@@ -248,6 +252,8 @@ CASES: dict[str, list[bytes]] = {
     "every other properties": [f for n in range(40) for f in publish(1, 50, properties=CLIENTS_PROPERTIES[n % 3])],
     "all properties unlike": [f for n in range(300) for f in publish(1, 50, properties=numbered(n), seed=n)],
     "properties and sizes unlike": [f for n in range(300) for f in publish(1, n % 9, properties=numbered(n))],
+    "all unlike": [f for n in range(300) for f in publish(1, n % 9, key=str(n % 7) * 9, properties=numbered(n))],
+    "keys unlike": [f for n in range(300) for f in publish(1, 50, key="k" * (n % 256))],
     "lengths of properties unlike": [f for n in range(300) for f in publish(1, 9, properties=numbered(n, n % 255))],
     "every other properties, on channels": [
         f for n in range(90) for f in publish(1 + n // 9 % 2, 50, properties=numbered(n % 7, n % 3))
@@ -331,6 +337,10 @@ ERRORS: dict[str, tuple[int, list[bytes]]] = {
         f"unlike, wrong at octet {at}": (code, [*unlike(3), *wrong_at(at, value), *unlike(3)])
         for at, value, code in (
             (0, 9, 501),  # type of the header frame
+            (-20, 2, 505),  # the method frame's channel
+            (-19, 1, 501),  # its size, the upper half
+            (-16, 13, 501),  # its size
+            (-1, 0, 501),  # its end
             (2, 2, 505),  # its channel
             (3, 1, 501),  # its size, the upper half
             (6, 13, 501),  # its size
@@ -427,6 +437,14 @@ def test_a_message_waits_for_its_last_byte_and_no_longer() -> None:
             scanner.receive(data[-1:])
             assert len(recorder.calls) == 1
             assert not scanner.waiting_bytes
+
+
+def test_messages_with_unlike_keys_come_together() -> None:
+    recorder = Recorder()
+    scanner = Scanner(recorder, FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, UNLIMITED)
+    scanner.receive(b"".join(f for n in range(100) for f in publish(1, 50, key=f"key {n}")))
+    scanner.receive(b"".join(publish(1, 50, key="key 99") * 100))
+    assert recorder.runs == [1, 99, 100]
 
 
 def test_messages_with_unlike_properties_come_together() -> None:

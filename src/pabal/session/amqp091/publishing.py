@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from pabal.model.arguments import type_name
 from pabal.model.limits import ARGUMENT_MS_MAX
@@ -26,9 +26,8 @@ from pabal.wire.amqp091.errors import NO_ROUTE, NOT_IMPLEMENTED, PRECONDITION_FA
 from pabal.wire.amqp091.methods import (
     BASIC_ACK,
     BASIC_NACK,
-    BASIC_PUBLISH,
     BASIC_RETURN,
-    decode_arguments,
+    decode_publish,
     encode_method,
 )
 
@@ -69,55 +68,55 @@ class Publisher:
         self._confirmed = 0
         self._refused: deque[int] = deque()
 
-    def publish(self, frame: bytes, contents: list[bytes], content_bytes: int, alike: bool) -> None:
-        """Takes contents that follow the same frame. `alike`: and have the same properties."""
-        target = self._targets.get(frame)
-        if target is None:
-            target = self._read_target(frame)
-        if self.transaction is not None and not alike:
-            for content in contents:
-                self.publish(frame, [content], len(content), True)
-            return
-        if alike:
-            asked = plain_properties(contents[0])
-            if asked == SPECIAL:
-                envelope, changes = self._look_closely(target, contents[0])
-            else:
-                envelope, changes = self._plain_envelope(target, asked), False
-            if not changes:
-                self._publish(target, envelope, contents, content_bytes)
-                return
-        self._publish_each(target, contents)
+    def publish(self, frame: bytes, contents: list[bytes], content_bytes: int) -> None:
+        """Takes contents that follow the same frame and have the same properties."""
+        target = self._target(frame)
+        asked = plain_properties(contents[0])
+        if asked == SPECIAL:
+            envelope, changes = self._look_closely(target, contents[0])
+            if changes:
+                contents = [self._changed(envelope, content) for content in contents]
+                content_bytes = sum(map(len, contents))
+        else:
+            envelope = self._plain_envelope(target, asked)
+        self._publish(target, envelope, contents, content_bytes)
 
-    def _publish_each(self, target: _Target, contents: list[bytes]) -> None:
-        """Looks at each one's properties. Those in a row that ask the same of the broker go on together."""
+    def publish_unlike(self, frames: list[bytes], contents: list[bytes]) -> None:
+        """Takes contents that follow a frame each. Those in a row that ask the same of the broker go on together."""
+        if self.transaction is not None:
+            for frame, content in zip(frames, contents, strict=True):
+                self.publish(frame, [content], len(content))
+            return
         together: list[bytes] = []
         together_bytes = 0
-        before: Envelope | None = None  # theirs
+        frame = frames[0]
+        its_target = target = self._target(frame)
+        envelope: Envelope | None = None
         last = SPECIAL
         try:
-            for content in contents:
+            for index, content in enumerate(contents):
                 asked = plain_properties(content)
-                if asked == SPECIAL or asked != last:
-                    if asked != SPECIAL:
-                        envelope = self._plain_envelope(target, asked)
-                    else:
-                        envelope, changes = self._look_closely(target, content)
-                        if changes:
-                            content = self._changed(envelope, content)
-                    if before is None:
-                        before = envelope
-                    elif envelope is not before:
-                        earlier, together = together, []
-                        self._publish(target, before, earlier, together_bytes)
-                        together_bytes = 0
-                        before = envelope
+                if asked != last or asked == SPECIAL or frames[index] is not frame:
+                    if frames[index] is not frame:
+                        frame = frames[index]
+                        its_target = self._target(frame)
                     last = asked
+                    if asked == SPECIAL:
+                        its_envelope, changes = self._look_closely(its_target, content)
+                        if changes:
+                            content = self._changed(its_envelope, content)
+                    else:
+                        its_envelope = self._plain_envelope(its_target, asked)
+                    if its_envelope is not envelope:
+                        if envelope is not None:
+                            earlier, together = together, []
+                            self._publish(target, envelope, earlier, together_bytes)
+                        target, envelope, together_bytes = its_target, its_envelope, 0
                 together.append(content)
                 together_bytes += len(content)
         finally:
-            if before is not None and together:
-                self._publish(target, before, together, together_bytes)
+            if envelope is not None and together:
+                self._publish(target, envelope, together, together_bytes)
 
     def _publish(self, target: _Target, envelope: Envelope, contents: list[bytes], content_bytes: int) -> None:
         if self.transaction is not None:
@@ -133,14 +132,15 @@ class Publisher:
             self.sequence += len(contents)
             self._channel.broker.await_durable(self._channel, self.sequence)
 
-    def _read_target(self, frame: bytes) -> _Target:
-        arguments = decode_arguments(BASIC_PUBLISH, frame[7:-1])
-        exchange, routing_key, mandatory, immediate = cast("tuple[str, str, bool, bool]", arguments)
-        if immediate:
-            raise WireError(NOT_IMPLEMENTED, "immediate=true")
-        if len(self._targets) >= _TARGETS_MAX:
-            self._targets.clear()
-        target = self._targets[frame] = _Target(exchange, routing_key, mandatory)
+    def _target(self, frame: bytes) -> _Target:
+        target = self._targets.get(frame)
+        if target is None:
+            exchange, routing_key, mandatory, immediate = decode_publish(frame)
+            if immediate:
+                raise WireError(NOT_IMPLEMENTED, "immediate=true")
+            if len(self._targets) >= _TARGETS_MAX:
+                self._targets.clear()
+            target = self._targets[frame] = _Target(exchange, routing_key, mandatory)
         return target
 
     def _plain_envelope(self, target: _Target, asked: int) -> Envelope:

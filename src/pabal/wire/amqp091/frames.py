@@ -52,6 +52,7 @@ _BODY_SIZE_AT: Final = 11
 _CONTENT_HEAD_FIXED: Final = Struct(">HHI").pack(BASIC_CLASS_ID, 0, 0)
 """Class, weight, and the upper half of the body size where that is less than 4 GiB."""
 _CONTENT_BYTES_MIN: Final = _HEADER_PAYLOAD_MIN + FRAME_OVERHEAD_BYTES + FRAME_OVERHEAD_BYTES + 1
+_PUBLISH_BYTES_MIN: Final = FRAME_OVERHEAD_BYTES + 9 + _CONTENT_BYTES_MIN
 _ACK_BYTES: Final = 21
 _ACK_HEAD_BYTES: Final = 11
 _PIECE_OVERHEAD_BYTES: Final = 64
@@ -66,8 +67,11 @@ class Receiver(Protocol):
     def on_method(self, channel: int, method: Method, payload: bytes) -> None:
         """A method without content. `payload` begins with the class and method ids."""
 
-    def on_publish(self, channel: int, frame: bytes, contents: list[bytes], content_bytes: int, alike: bool) -> None:
-        """Contents that each followed the same basic.publish `frame`. `alike`: and have the same properties."""
+    def on_publish(self, channel: int, frame: bytes, contents: list[bytes], content_bytes: int) -> None:
+        """Contents that each followed the same basic.publish `frame` and have the same properties."""
+
+    def on_publish_unlike(self, channel: int, frames: list[bytes], contents: list[bytes]) -> None:
+        """Contents, and before each its own basic.publish frame, which may be the same object for several."""
 
     def on_acks(self, channel: int, tags: list[int]) -> None:
         """basic.ack of single messages, one after the other."""
@@ -152,10 +156,10 @@ class Scanner:
             while end - pos >= _HEAD.size and not self.paused:
                 if self._start and buffer.startswith(self._start, pos):
                     after = self._scan_run(buffer, pos, end)
-                elif self._start and buffer.startswith(self._frame, pos):
-                    after = self._scan_unlike(buffer, pos, end)
                 elif self._ack_head and buffer.startswith(self._ack_head, pos):
                     after = self._scan_acks(buffer, pos, end)
+                elif self._start:
+                    after = self._scan_unlike(buffer, pos, end)
                 else:
                     after = self._scan_frame(buffer, pos, end)
                 if after == pos:
@@ -223,34 +227,41 @@ class Scanner:
             if not buffer.startswith(same_start, pos):
                 break
         if contents:
-            self._receiver.on_publish(self._channel, self._frame, contents, content_bytes, True)
+            self._receiver.on_publish(self._channel, self._frame, contents, content_bytes)
             return pos
         return self._scan_unlike(buffer, pos, end)
 
     def _scan_unlike(self, buffer: bytes, pos: int, end: int) -> int:
-        """Messages with the last one's method frame, and whatever properties and size. Returns where they end."""
-        frame = self._frame
+        """Messages on the last one's channel, whatever else is different. Returns where they end."""
+        method_start = _CHANNEL_HEAD.pack(FRAME_METHOD, self._channel)
         header_start = _CHANNEL_HEAD.pack(FRAME_HEADER, self._channel)
         body_start = _CHANNEL_HEAD.pack(FRAME_BODY, self._channel)
         body_bytes_max: i64 = min(self.message_bytes_max, self.frame_bytes_max)
         size_max: i64 = min(self.frame_bytes_max, 0xFFFF)
         limit: i64 = end
         at: i64 = pos
-        before = at
-        body_at = body_bytes = at
+        before = body_at = body_bytes = at
+        frame = self._frame
+        frames: list[bytes] = []
         contents: list[bytes] = []
-        content_bytes = 0
-        while buffer.startswith(frame, at):
+        while limit - at >= _PUBLISH_BYTES_MIN:
+            if not buffer.startswith(frame, at):
+                if buffer[at : at + 3] != method_start or buffer[at + 7 : at + 11] != _PUBLISH_IDS:
+                    break
+                method_end = at + 8 + _u32(buffer, at + 3)
+                if method_end > at + size_max or method_end > limit or buffer[method_end - 1] != FRAME_END:
+                    break
+                frame = buffer[at:method_end]
             head = at + len(frame)
             if limit - head < _CONTENT_BYTES_MIN or buffer[head : head + 3] != header_start:
                 break
-            size: i64 = buffer[head + 5] << 8 | buffer[head + 6]
-            if buffer[head + 3] | buffer[head + 4] or buffer[head + 7 : head + 15] != _CONTENT_HEAD_FIXED:
+            size = _u32(buffer, head + 3)
+            if not _HEADER_PAYLOAD_MIN <= size <= size_max or buffer[head + 7 : head + 15] != _CONTENT_HEAD_FIXED:
                 break
-            announced: i64 = _u32(buffer, head + 15)
+            announced = _u32(buffer, head + 15)
             seam = head + 7 + size
             stop = seam + 9 + announced
-            if not (_HEADER_PAYLOAD_MIN <= size <= size_max and 0 < announced <= body_bytes_max and stop <= limit):
+            if not 0 < announced <= body_bytes_max or stop > limit:
                 break
             if (
                 buffer[seam] != FRAME_END
@@ -259,14 +270,15 @@ class Scanner:
                 or buffer[stop - 1] != FRAME_END
             ):
                 break
+            frames.append(frame)
             contents.append(buffer[head:stop])
-            content_bytes += stop - head
             before, at = at, stop
             body_at, body_bytes = seam + 1, announced
         if not contents:
             return self._scan_frame(buffer, pos, end)
+        self._frame = frames[-1]
         self._remember(buffer, before, body_at, body_bytes)
-        self._receiver.on_publish(self._channel, frame, contents, content_bytes, False)
+        self._receiver.on_publish_unlike(self._channel, frames, contents)
         return at
 
     def _remember(self, buffer: bytes, pos: int, body_at: int, body_bytes: int) -> None:
@@ -401,7 +413,7 @@ class Scanner:
                     self._frame = buffer[pos:stop]
                     self._remember(buffer, pos, body_at, body_bytes)
                     content = buffer[stop:content_end]
-                    self._receiver.on_publish(channel, self._frame, [content], content_end - stop, True)
+                    self._receiver.on_publish(channel, self._frame, [content], content_end - stop)
                     return content_end
         # What would be a run on this channel is an error now.
         self._start = self._ack_head = b""
@@ -462,7 +474,7 @@ class Scanner:
         if not assembly.skipped:
             content = b"".join(assembly.pieces)
             assembly.pieces.clear()
-            self._receiver.on_publish(channel, assembly.frame, [content], len(content), True)
+            self._receiver.on_publish(channel, assembly.frame, [content], len(content))
 
 
 def _unexpected(assembly: _Assembly | None, got: str) -> WireError:
