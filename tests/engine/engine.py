@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -30,7 +30,7 @@ class PlainContainer:
 
     code = 7
 
-    def headers(self, content: bytes) -> dict[str, Any]:
+    def headers(self, content: bytes, names: Collection[str] | None = None) -> dict[str, Any]:
         return dict(json.loads(content)["headers"])
 
     def property(self, content: bytes, name: str) -> str | None:
@@ -75,7 +75,7 @@ class LabelledContainer(PlainContainer):
     def __init__(self, headers: dict[str, Any]) -> None:
         self._headers = headers
 
-    def headers(self, content: bytes) -> dict[str, Any]:
+    def headers(self, content: bytes, names: Collection[str] | None = None) -> dict[str, Any]:
         return self._headers
 
 

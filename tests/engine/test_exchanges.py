@@ -134,13 +134,13 @@ SCALARS = st.none() | st.booleans() | st.integers(0, 2) | st.sampled_from(["", "
 NAMES = st.sampled_from(["a", "b", "x-a", "x-b"])
 
 
-@settings(max_examples=200, deadline=None)
-@given(
-    st.dictionaries(NAMES, SCALARS, max_size=4),
-    st.dictionaries(NAMES, SCALARS, max_size=4),
-    st.sampled_from([None, *HeadersExchange.WAYS]),
-)
-def test_headers_like_the_specification(pattern: dict[str, Any], headers: dict[str, Any], way: str | None) -> None:
+VALUES = SCALARS | st.sampled_from([[], [1], {}, {"a": 1}])
+PATTERNS = st.tuples(st.dictionaries(NAMES, VALUES, max_size=4), st.sampled_from([None, *HeadersExchange.WAYS]))
+
+
+def wants(pattern: dict[str, Any], way: str | None, headers: dict[str, Any]) -> bool:
+    """What the specification says."""
+
     def same(name: str) -> bool:
         wanted = pattern[name]
         if wanted is None or name not in headers:
@@ -150,11 +150,36 @@ def test_headers_like_the_specification(pattern: dict[str, Any], headers: dict[s
         return (len(kinds) == 1 or kinds == {int, float}) and wanted == headers[name]
 
     considered = [name for name in pattern if not name.startswith("x-") or (way or "").endswith("with-x")]
-    expected = any(map(same, considered)) if (way or "all").startswith("any") else all(map(same, considered))
+    return any(map(same, considered)) if (way or "all").startswith("any") else all(map(same, considered))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(PATTERNS, min_size=1, max_size=6),
+    st.sets(st.integers(0, 5)),
+    st.lists(st.dictionaries(NAMES, VALUES, max_size=4), min_size=1, max_size=4),
+)
+def test_headers_like_the_specification(
+    patterns: list[tuple[dict[str, Any], str | None]], unbound: set[int], messages: list[dict[str, Any]]
+) -> None:
+    """With any bindings, of which some are taken away again."""
     engine = Engine()
-    engine.queue("a")
-    engine.bind("amq.match", "a", arguments=pattern | ({} if way is None else {"x-match": way}))
-    assert bool(engine.routed_by("amq.match", headers)) == expected
+    bindings = []
+    for number, (pattern, way) in enumerate(patterns):
+        engine.queue(f"q{number}")
+        arguments = pattern | ({} if way is None else {"x-match": way})
+        bindings.append(BindingDefinition("/", "amq.match", f"q{number}", False, "", arguments))
+        engine.vhost.bind(bindings[-1])
+    for number in unbound & set(range(len(patterns))):
+        engine.vhost.unbind(bindings[number])
+    for headers in messages:
+        found = {queue.name for queue in engine.routed_by("amq.match", headers)}
+        expected = {
+            f"q{number}"
+            for number, (pattern, way) in enumerate(patterns)
+            if number not in unbound and wants(pattern, way, headers)
+        }
+        assert found == expected
 
 
 def test_headers_decide_for_each_message(engine: Engine) -> None:

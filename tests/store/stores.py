@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ class PlainContainer:
 
     code = 1
 
-    def headers(self, content: bytes) -> dict[str, Any]:
+    def headers(self, content: bytes, names: Collection[str] | None = None) -> dict[str, Any]:
         return {}
 
     def deaths(self, content: bytes) -> list[Death]:

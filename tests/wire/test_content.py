@@ -90,6 +90,67 @@ def test_any_bytes_give_properties_or_a_wire_error(props):
         assert scan.has_headers == ("headers" in decoded)
 
 
+def check_plain(props: bytes) -> None:
+    """Plain are those properties that ask for no more, and can be decoded; what they ask is what the scan says."""
+    found = {content.plain_properties(content.build(props, body, 1, 0)) for body in (b"", b"b", b"\xce" * 900)}
+    assert len(found) == 1
+    try:
+        decoded = content.decode_properties(props)
+    except WireError:
+        assert found == {content.SPECIAL}
+        return
+    reply_to = decoded.get("reply_to", "")
+    special = (
+        {"expiration", "user_id"} & decoded.keys()
+        or {"CC", "BCC"} & decoded.get("headers", {}).keys()
+        or (len(reply_to.encode("utf-8", "surrogateescape")) == 21 and reply_to[0] == "a")
+    )
+    mode, priority = decoded.get("delivery_mode", 0), decoded.get("priority", 0)
+    assert found == {content.SPECIAL if special else mode | priority << 8}
+
+
+@given(properties)
+def test_plain_properties(wanted):
+    check_plain(content.encode_properties(wanted))
+
+
+@given(properties, st.data())
+def test_plain_properties_damaged(wanted, data):
+    props = bytearray(content.encode_properties(wanted))
+    for _ in range(data.draw(st.integers(1, 3))):
+        props[data.draw(st.integers(0, len(props) - 1))] = data.draw(octets)
+    check_plain(bytes(props[: data.draw(st.integers(2, len(props)))]))
+
+
+@given(st.binary(min_size=2, max_size=90))
+def test_plain_properties_of_any_bytes(props):
+    check_plain(props)
+
+
+@pytest.mark.parametrize(
+    "special",
+    [
+        {"headers": {"CC": ["a"]}},
+        {"headers": {"a": 1, "BCC": 5, "b": 2}},
+        {"reply_to": "amq.rabbitmq.reply-to"},
+        {"expiration": ""},
+        {"user_id": "guest"},
+    ],
+)
+def test_properties_that_are_not_plain(special):
+    for more in ({}, {"headers": {"n": 1}, **special}, {"content_type": "a", "app_id": "b", "priority": 255}):
+        props = content.encode_properties({**more, **special})
+        assert content.plain_properties(content.build(props, b"", 1, 0)) == content.SPECIAL
+
+
+@given(properties)
+def test_where_the_headers_stand(wanted):
+    built = content.build(content.encode_properties(wanted), b"body", 1, 0)
+    start, end = content.headers_span(built)
+    assert start - 4 < 0 or fields.decode_table(built, start - 4) == (wanted["headers"], end)
+    assert (start == 0) == ("headers" not in wanted)
+
+
 @pytest.mark.parametrize("flags", [b"\x00\x01", b"\x00\x02", b"\x00\x03"])
 def test_unknown_flags(flags):
     with pytest.raises(WireError):

@@ -238,6 +238,74 @@ def test_a_damaged_table_gives_a_table_or_a_wire_error(table, data):
             assert error.code == errors.SYNTAX_ERROR
 
 
+def walk(raw: bytes) -> int:
+    """`walk_table` of a table with its length, with bytes around it."""
+    return fields.walk_table(b"??" + raw + b"rest", 6, 2 + len(raw))
+
+
+def decodable(raw: bytes) -> bool:
+    try:
+        return fields.decode_table(raw)[1] == len(raw)
+    except WireError:
+        return False
+
+
+@given(tables)
+def test_a_walk_finds_nothing_wrong(table):
+    assert walk(fields.encode_table(table)) == (fields.NAMES_COPIES if {"CC", "BCC"} & table.keys() else 0)
+
+
+@given(tables, st.data())
+def test_a_walk_refuses_what_cannot_be_decoded_and_nothing_else(table, data):
+    raw = bytearray(fields.encode_table(table))
+    for _ in range(data.draw(st.integers(1, 3))):
+        if len(raw) > 4:
+            raw[data.draw(st.integers(4, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    raw = raw[: data.draw(st.integers(4, len(raw)))]
+    raw[:4] = struct.pack(">I", len(raw) - 4)
+    assert (walk(bytes(raw)) == fields.MALFORMED) != decodable(bytes(raw))
+
+
+@given(st.binary(max_size=60))
+def test_a_walk_of_any_bytes(entries):
+    raw = struct.pack(">I", len(entries)) + entries
+    assert (walk(raw) == fields.MALFORMED) != decodable(raw)
+
+
+@pytest.mark.parametrize("depth", [1, 2, fields.DEPTH_MAX - 1, fields.DEPTH_MAX])
+@pytest.mark.parametrize("kind", [b"F", b"A"])
+def test_a_walk_and_depth(depth, kind):
+    value = b"t\x01"
+    for _ in range(depth):
+        inner = b"\x01k" + value if kind == b"F" else value
+        value = kind + struct.pack(">I", len(inner)) + inner
+    raw = table_of(value)
+    assert (walk(raw) == fields.MALFORMED) == (depth >= fields.DEPTH_MAX) != decodable(raw)
+
+
+@pytest.mark.parametrize(
+    ("name", "seen"),
+    [(b"CC", True), (b"BCC", True), (b"cc", False), (b"C", False), (b"ACC", False), (b"CCC", False), (b"BC", False)],
+)
+def test_a_walk_sees_copies_at_the_top_only(name, seen):
+    entry = bytes((len(name),)) + name + b"A\0\0\0\0"
+    assert (walk(struct.pack(">I", len(entry)) + entry) == fields.NAMES_COPIES) == seen
+    assert walk(table_of(b"F" + struct.pack(">I", len(entry)) + entry)) == 0
+
+
+@given(tables, names)
+def test_one_value_is_found_as_if_all_were_split(table, other):
+    raw = fields.encode_table(table)
+    for name in (*table, other):
+        found = fields.find_value(b"??" + raw, 6, 2 + len(raw), name.encode())
+        assert found == dict(fields.split_table(raw)).get(name)
+
+
+def test_the_last_value_of_a_name_is_found():
+    entry = b"\x01kb\x01\x01kb\x02\x02kkb\x03"
+    assert fields.find_value(entry, 0, len(entry), b"k") == b"b\x02"
+
+
 @given(tables)
 def test_split_and_join_keep_every_byte(table):
     raw = fields.encode_table(table)

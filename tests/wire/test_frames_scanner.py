@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pabal.wire.amqp091.content import property_bytes
 from pabal.wire.amqp091.errors import FRAME_ERROR, RESOURCE_ERROR, UNEXPECTED_FRAME, WireError
 from pabal.wire.amqp091.frames import Scanner
 from pabal.wire.amqp091.methods import METHODS, Method
@@ -78,6 +79,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
+        self.runs: list[int] = []
 
     def on_method(self, channel: int, method: Method, payload: bytes) -> None:
         assert type(payload) is bytes
@@ -86,8 +88,13 @@ class Recorder:
     def on_publish(self, channel: int, frame: bytes, contents: list[bytes], content_bytes: int) -> None:
         assert contents
         assert content_bytes == sum(map(len, contents))
-        for content in contents:
-            assert type(content) is bytes
+        assert len({property_bytes(content) for content in contents}) == 1
+        self.on_publish_unlike(channel, [frame] * len(contents), contents)
+
+    def on_publish_unlike(self, channel: int, frames: list[bytes], contents: list[bytes]) -> None:
+        self.runs.append(len(contents))
+        for frame, content in zip(frames, contents, strict=True):
+            assert type(content) is type(frame) is bytes
             self.calls.append(("publish", channel, frame, content))
 
     def on_acks(self, channel: int, tags: list[int]) -> None:
@@ -212,6 +219,26 @@ def check(data: bytes, cuts: Iterable[int] = ()) -> Outcome:
     return expected
 
 
+def numbered(number: int, size: int = 8) -> bytes:
+    """Properties with a message id of this size."""
+    return b"\x00\x80" + bytes((size,)) + number.to_bytes(8, "big")[:size].rjust(size, b".")
+
+
+def unlike(count: int) -> list[bytes]:
+    """The frames of messages with different properties."""
+    return [f for n in range(count) for f in publish(1, 50, properties=numbered(n))]
+
+
+def wrong_at(at: int, value: int) -> list[bytes]:
+    """One of them, in which an octet of its content has another value."""
+    method, *content = publish(1, 50, key="other", properties=numbered(99))
+    broken = bytearray(b"".join([method, *content]))
+    at += len(method)
+    assert broken[at] != value
+    broken[at] = value
+    return [bytes(broken)]
+
+
 SIZES = (0, 1, 2, 3, 100, 4087, 4088, 4089, 8176, 9000, 20_000)
 
 CASES: dict[str, list[bytes]] = {
@@ -223,6 +250,22 @@ CASES: dict[str, list[bytes]] = {
     "every other channel": [f for n in range(40) for f in publish(1 + n % 2, 50, seed=n)],
     "every other key": [f for n in range(40) for f in publish(1, 50, key="a" if n % 3 else "b")],
     "every other properties": [f for n in range(40) for f in publish(1, 50, properties=CLIENTS_PROPERTIES[n % 3])],
+    "all properties unlike": [f for n in range(300) for f in publish(1, 50, properties=numbered(n), seed=n)],
+    "properties and sizes unlike": [f for n in range(300) for f in publish(1, n % 9, properties=numbered(n))],
+    "all unlike": [f for n in range(300) for f in publish(1, n % 9, key=str(n % 7) * 9, properties=numbered(n))],
+    "keys unlike": [f for n in range(300) for f in publish(1, 50, key="k" * (n % 256))],
+    "lengths of properties unlike": [f for n in range(300) for f in publish(1, 9, properties=numbered(n, n % 255))],
+    "every other properties, on channels": [
+        f for n in range(90) for f in publish(1 + n // 9 % 2, 50, properties=numbered(n % 7, n % 3))
+    ],
+    "unlike, then a larger one": [
+        f for n in range(9) for f in publish(1, 9000 if n == 5 else 50, properties=numbered(n))
+    ],
+    "unlike, then one in small frames": [
+        f for n in range(9) for f in publish(1, 50, properties=numbered(n), step=4088 if n != 5 else 49)
+    ],
+    "header of 64 KiB": [f for n in range(3) for f in publish(1, 50, properties=numbered(n))]
+    + [method_frame(1), header_frame(1, 1, b"\0\0" + b"x" * (FRAME_BYTES_MAX - 14)), *body_frames(1, b"x")],
     "a run, then a larger one": publish(1, 50) * 3 + publish(1, 9000) + publish(1, 50) * 3,
     "a run with an empty one": publish(1, 50) * 2 + publish(1, 0) + publish(1, 50) * 2,
     "small body frames": publish(1, 1000, step=7) * 2,
@@ -290,6 +333,27 @@ ERRORS: dict[str, tuple[int, list[bytes]]] = {
         501,
         [*publish(1, 50) * 4, *publish(1, 50)[:2], publish(1, 50)[2][:-1] + b"\0", *publish(1, 50)],
     ),
+    **{
+        f"unlike, wrong at octet {at}": (code, [*unlike(3), *wrong_at(at, value), *unlike(3)])
+        for at, value, code in (
+            (0, 9, 501),  # type of the header frame
+            (-20, 2, 505),  # the method frame's channel
+            (-19, 1, 501),  # its size, the upper half
+            (-16, 13, 501),  # its size
+            (-1, 0, 501),  # its end
+            (2, 2, 505),  # its channel
+            (3, 1, 501),  # its size, the upper half
+            (6, 13, 501),  # its size
+            (8, 50, 505),  # class
+            (9, 1, 505),  # weight
+            (10, 1, 505),  # weight
+            (30, 0, 501),  # frame end
+            (31, 2, 505),  # type of the body frame
+            (33, 2, 505),  # its channel
+            (37, 51, 501),  # its size
+            (88, 0, 501),  # frame end
+        )
+    },
     "unknown type": (501, [HEARTBEAT, frame(4, 0, b"")]),
     "type 0": (501, [frame(0, 0, b"")]),
     "heartbeat on a channel": (505, [frame(8, 1, b"")]),
@@ -373,6 +437,24 @@ def test_a_message_waits_for_its_last_byte_and_no_longer() -> None:
             scanner.receive(data[-1:])
             assert len(recorder.calls) == 1
             assert not scanner.waiting_bytes
+
+
+def test_messages_with_unlike_keys_come_together() -> None:
+    recorder = Recorder()
+    scanner = Scanner(recorder, FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, UNLIMITED)
+    scanner.receive(b"".join(f for n in range(100) for f in publish(1, 50, key=f"key {n}")))
+    scanner.receive(b"".join(publish(1, 50, key="key 99") * 100))
+    assert recorder.runs == [1, 99, 100]
+
+
+def test_messages_with_unlike_properties_come_together() -> None:
+    """And those that come after them alike are known as such again."""
+    recorder = Recorder()
+    scanner = Scanner(recorder, FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, UNLIMITED)
+    scanner.receive(b"".join(unlike(100)))
+    assert recorder.runs == [1, 99]
+    scanner.receive(b"".join(publish(1, 50, properties=numbered(99)) * 100))
+    assert recorder.runs == [1, 99, 100]
 
 
 # --- Limits ----------------------------------------------------------------------------------------------------

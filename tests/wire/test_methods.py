@@ -52,6 +52,27 @@ def payload_of(frame: bytes) -> bytes:
     return frame[7:-1]
 
 
+@given(st.binary(max_size=255), st.binary(max_size=255), st.integers(0, 255), st.data())
+def test_a_publish_is_read_as_any_method_is(exchange, key, bits, data):
+    """Also when octets of it are wrong, missing or more than there should be."""
+    payload = bytearray(b"\x00\x3c\x00\x28\x00\x00%c%b%c%b%c" % (len(exchange), exchange, len(key), key, bits))
+    for _ in range(data.draw(st.integers(0, 2))):
+        payload[data.draw(st.integers(4, len(payload) - 1))] = data.draw(st.integers(0, 255))
+    del payload[data.draw(st.sampled_from([len(payload), data.draw(st.integers(4, len(payload)))])) :]
+    payload += data.draw(st.sampled_from([b"", b"\0", b"\0\0\0"]))
+    frame = methods.encode_frame(methods.FRAME_METHOD, 1, bytes(payload))
+    found = []
+    for read in (
+        lambda: methods.decode_publish(frame),
+        lambda: methods.decode_arguments(methods.BASIC_PUBLISH, bytes(payload)),
+    ):
+        try:
+            found.append(read())
+        except WireError as error:
+            found.append((error.code, error.text, error.class_id, error.method_id))
+    assert found[0] == found[1]
+
+
 @every_method
 def test_round_trip(method):
     for arguments in samples(method):

@@ -14,7 +14,7 @@ from pabal.model.arguments import QueueArguments
 from pabal.model.definitions import BindingDefinition, ExchangeDefinition, QueueDefinition
 from pabal.model.errors import InvalidCommand, PreconditionFailed
 from pabal.model.limits import DELAY_MS_MAX, OVERLOAD_MS, TIMER_MESSAGES_MAX
-from pabal.model.message import UNSTORED, Container, Envelope, Message
+from pabal.model.message import Container, Envelope, Message
 from pabal.store.batch import QueueState, waiting_id
 
 if TYPE_CHECKING:
@@ -109,8 +109,8 @@ class Delay(Queue):
     ) -> Sequence[int]:
         now_ms = self.vhost.broker.now_ms
         delay_ms = envelope.container.delay_ms
-        for content in contents:
-            self._timetable.add(Message(envelope, content, 0, 0, UNSTORED), now_ms + delay_ms(content))
+        times_ms = [now_ms + delay_ms(content) for content in contents]
+        self._timetable.add_new(envelope, contents, content_bytes, times_ms)
         self.schedule()
         return ()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from pabal.broker.topic import TopicTree
 from pabal.model.arguments import type_name
@@ -149,8 +149,15 @@ class TopicExchange(Exchange):
         return [destination for key in keys for destination in self._tree.match(key)]
 
 
+_Place = tuple[str, Any]
+"""In the index of a headers exchange: a header's name, and its value or None for whatever value."""
+_ALWAYS: Final[_Place] = ("", None)
+_UNHASHABLE: Final = object()
+
+
 class HeadersExchange(Exchange):
-    """To the bindings whose arguments match the headers (§3.1.3.4), `x-match` in RabbitMQ's four ways."""
+    """To the bindings whose arguments match the headers (§3.1.3.4), `x-match` in RabbitMQ's four ways. An index of
+    what they want leads from a message's headers to the few that may match."""
 
     type = "headers"
     WAYS = ("all", "any", "all-with-x", "any-with-x")
@@ -158,6 +165,9 @@ class HeadersExchange(Exchange):
     def __init__(self, definition: ExchangeDefinition, random_token: Callable[[], str]) -> None:
         super().__init__(definition, random_token)
         self.by_key = False
+        self._patterns: dict[BindingKey, _Pattern] = {}
+        self._names: dict[str, int] = {}  # of headers that some pattern wants, and how often
+        self._index: dict[_Place, list[_Pattern]] = {}
 
     def check_binding(self, definition: BindingDefinition) -> None:
         way = definition.arguments.get("x-match", "all")
@@ -169,30 +179,77 @@ class HeadersExchange(Exchange):
             )
 
     def _added(self, binding: Binding) -> None:
-        pass
+        pattern = self._patterns[binding.key] = _Pattern(binding)
+        for name, _ in pattern.wanted:
+            self._names[name] = self._names.get(name, 0) + 1
+        for place in pattern.places():
+            self._index.setdefault(place, []).append(pattern)
 
     def _removed(self, binding: Binding) -> None:
-        pass
+        pattern = self._patterns.pop(binding.key)
+        for name, _ in pattern.wanted:
+            self._names[name] -= 1
+            if not self._names[name]:
+                del self._names[name]
+        for place in pattern.places():
+            self._index[place].remove(pattern)
+            if not self._index[place]:
+                del self._index[place]
 
     def route(self, keys: tuple[str, ...], container: Container, content: bytes) -> Iterable[Queue | Exchange]:
-        headers = container.headers(content)
-        return [b.destination for b in self.bindings.values() if _match(b.definition.arguments, headers)]
+        index = self._index
+        headers = container.headers(content, self._names) if self._names else {}
+        found = list(index.get(_ALWAYS, ()))
+        for name, value in headers.items():
+            found += index.get((name, None), ())
+            if value is not None:
+                found += index.get((name, _shelf(value)), ())
+        return [pattern.destination for pattern in found if pattern.matches(headers)]
+
+
+class _Pattern:
+    """What a binding wants of the headers: of the pairs `wanted` every one, or any one if `any_one`. None stands for
+    whatever value."""
+
+    __slots__ = ("any_one", "destination", "wanted")
+
+    def __init__(self, binding: Binding) -> None:
+        arguments = binding.definition.arguments
+        way = arguments.get("x-match", "all")
+        with_x = way.endswith("-with-x")
+        self.destination = binding.destination
+        self.any_one = way.startswith("any")
+        self.wanted = [
+            (name, value)
+            for name, value in arguments.items()
+            if name != "x-match" and (with_x or not name.startswith("x-"))
+        ]
+
+    def places(self) -> list[_Place]:
+        """Where the index has it: only with a header found there it can match, so one that wants all needs one."""
+        if not self.wanted:
+            return [] if self.any_one else [_ALWAYS]
+        names = self.wanted if self.any_one else self.wanted[:1]
+        return [(name, None if value is None else _shelf(value)) for name, value in names]
+
+    def matches(self, headers: Mapping[str, Any]) -> bool:
+        for name, value in self.wanted:
+            found = name in headers and (value is None or _alike(value, headers[name]))
+            if found == self.any_one:
+                return found
+        return not self.any_one
 
 
 def _alike(a: Any, b: Any) -> bool:
     """Numbers are compared by value, whichever types they have; true and false are no numbers."""
+    if isinstance(a, str):
+        return isinstance(b, str) and a == b
     numbers = (int, float)
     if isinstance(a, numbers) and isinstance(b, numbers) and not isinstance(a, bool) and not isinstance(b, bool):
         return a == b
     return type(a) is type(b) and bool(a == b)
 
 
-def _match(pattern: Mapping[str, Any], headers: Mapping[str, Any]) -> bool:
-    way = pattern.get("x-match", "all")
-    with_x = way.endswith("-with-x")
-    found = [
-        name in headers and (value is None or _alike(value, headers[name]))
-        for name, value in pattern.items()
-        if name != "x-match" and (with_x or not name.startswith("x-"))
-    ]
-    return any(found) if way.startswith("any") else all(found)
+def _shelf(value: Any) -> Any:
+    """What stands for a value in the index: the same for all that are alike."""
+    return _UNHASHABLE if isinstance(value, (list, dict)) else value

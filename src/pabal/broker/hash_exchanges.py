@@ -120,7 +120,7 @@ class ConsistentHashExchange(OneOfExchange):
 
     def _choose(self, shares: list[Share], key: str, container: Container, content: bytes) -> Queue | Exchange:
         if self._header is not None:
-            key = _text(container.headers(content).get(self._header))
+            key = _text(container.headers(content, (self._header,)).get(self._header))
         elif self._property is not None:
             key = container.property(content, self._property) or ""
         hashed = hash_of(key)

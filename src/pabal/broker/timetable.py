@@ -20,7 +20,7 @@ from pabal.model.limits import (
     WINDOW_BYTES_STORED,
     WINDOW_MESSAGES_STORED,
 )
-from pabal.model.message import PENDING, STORED, Message
+from pabal.model.message import PENDING, STORED, Envelope, Message
 from pabal.store.batch import position_ms, timed_position
 from pabal.store.interface import Store
 from pabal.store.journal import QueueLog
@@ -59,6 +59,19 @@ class Timetable:
         waiting.attempts = message.attempts
         log.append([waiting], len(message.content))
         self.put_back(waiting)
+
+    def add_new(self, envelope: Envelope, contents: list[bytes], content_bytes: int, times_ms: list[int]) -> None:
+        """The same for messages that are in no queue, each to be had again from its time on."""
+        log = self._log
+        sequence = log.next_position
+        log.next_position += len(contents)
+        messages = [
+            Message(envelope, content, timed_position(at_ms, place), 0, PENDING)
+            for place, (content, at_ms) in enumerate(zip(contents, times_ms, strict=True), sequence)
+        ]
+        log.append(messages, content_bytes)
+        for message in messages:
+            self.put_back(message)
 
     def put_back(self, message: Message) -> None:
         """One that was taken waits on."""

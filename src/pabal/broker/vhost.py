@@ -88,16 +88,11 @@ class Vhost:
             self._check_publish(envelope.exchange)
             queues = self._cached_route(envelope)
             if queues is None:
-                return self._publish_one_by_one(envelope, contents)
-        if len(queues) == 1:
-            refused = queues[0].publish(envelope, contents, content_bytes)
-            return Published((), refused) if refused else ALL_TAKEN
+                return self._publish_each(envelope, contents)
         if not queues:
             return Published(range(len(contents)), ())
-        refusals: set[int] = set()
-        for queue in queues:
-            refusals.update(queue.publish(envelope, contents, content_bytes))
-        return Published((), sorted(refusals))
+        refused = _take_in(queues, envelope, contents, content_bytes)
+        return Published((), refused) if refused else ALL_TAKEN
 
     def route(self, envelope: Envelope, content: bytes) -> list[Queue]:
         """The queues that a message published now goes to, for who publishes it to them later. The list may be the
@@ -124,16 +119,21 @@ class Vhost:
         """The queues that a message goes to which this exchange held back."""
         return self._route(envelope, content, exchange) or []
 
-    def _publish_one_by_one(self, envelope: Envelope, contents: list[bytes]) -> Published:
+    def _publish_each(self, envelope: Envelope, contents: list[bytes]) -> Published:
+        """Routes each on its own; those in a row that go the same way are taken in together."""
+        ways = [self._route(envelope, content) or [] for content in contents]
         unroutable: list[int] = []
         refused: list[int] = []
-        for index, content in enumerate(contents):
-            queues = self._route(envelope, content) or []
-            if not queues:
-                unroutable.append(index)
-            refusals = [queue.publish(envelope, [content], len(content)) for queue in queues]
-            if any(refusals):
-                refused.append(index)
+        first = 0
+        for end in range(1, len(ways) + 1):
+            if end == len(ways) or ways[end] != ways[first]:
+                if ways[first]:
+                    row = contents[first:end]
+                    refusals = _take_in(ways[first], envelope, row, sum(map(len, row)))
+                    refused += [first + index for index in refusals]
+                else:
+                    unroutable += range(first, end)
+                first = end
         return Published(unroutable, refused)
 
     def _check_publish(self, name: str) -> None:
@@ -160,24 +160,16 @@ class Vhost:
     ) -> list[Queue] | None:
         """From the exchange it was published to, or from the one that `released` it; each queue once, through
         bindings between exchanges. None without `content`, when an exchange on the way goes not by the keys alone."""
-        keys = (envelope.routing_key, *envelope.copies)
+        exchange = released or self.exchanges[envelope.exchange]
+        if content is None and not exchange.by_key:
+            return None
+        destinations = self._destinations(exchange, released, envelope, content)
+        if len(destinations) == 1 and isinstance(destinations[0], Queue):
+            return [destinations[0]]
         found: dict[Queue, None] = {}
-        seen: set[str] = set()
-        waiting: list[Exchange] = [released or self.exchanges[envelope.exchange]]
-        while waiting:
-            exchange = waiting.pop()
-            if exchange.name in seen:
-                continue
-            seen.add(exchange.name)
-            if content is None and not exchange.by_key:
-                return None
-            destinations: list[Queue | Exchange]
-            if exchange.name == "":
-                named = [self.queues.get(key) or self.inboxes.get(key) for key in keys]
-                destinations = [queue for queue in named if queue is not None]
-            else:
-                router = exchange.inner if exchange is released else exchange
-                destinations = list(router.route(keys, envelope.container, content or b""))
+        seen = {exchange.name}
+        waiting: list[Exchange] = []
+        while True:
             for destination in destinations:
                 if isinstance(destination, Queue):
                     found[destination] = None
@@ -185,7 +177,26 @@ class Vhost:
                     waiting.append(destination)
             if not destinations and exchange.alternate in self.exchanges:
                 waiting.append(self.exchanges[exchange.alternate])
-        return list(found)
+            while waiting and waiting[-1].name in seen:
+                waiting.pop()
+            if not waiting:
+                return list(found)
+            exchange = waiting.pop()
+            seen.add(exchange.name)
+            if content is None and not exchange.by_key:
+                return None
+            destinations = self._destinations(exchange, released, envelope, content)
+
+    def _destinations(
+        self, exchange: Exchange, released: DelayedExchange | None, envelope: Envelope, content: bytes | None
+    ) -> list[Queue | Exchange]:
+        """Where this one exchange sends a message."""
+        keys = (envelope.routing_key, *envelope.copies) if envelope.copies else (envelope.routing_key,)
+        if exchange.name == "":
+            named = [self.queues.get(key) or self.inboxes.get(key) for key in keys]
+            return [queue for queue in named if queue is not None]
+        router = released.inner if released is not None and exchange is released else exchange
+        return list(router.route(keys, envelope.container, content or b""))
 
     # --- Exchanges ------------------------------------------------------------------------------------------
 
@@ -472,6 +483,16 @@ class Vhost:
                 if _is_unused(source):
                     unused.append(source)
         return unused
+
+
+def _take_in(queues: list[Queue], envelope: Envelope, contents: list[bytes], content_bytes: int) -> Sequence[int]:
+    """Into each of the queues. Returns the indexes of those that one of them refused."""
+    if len(queues) == 1:
+        return queues[0].publish(envelope, contents, content_bytes)
+    refused: set[int] = set()
+    for queue in queues:
+        refused.update(queue.publish(envelope, contents, content_bytes))
+    return sorted(refused)
 
 
 def _is_unused(exchange: Exchange) -> bool:

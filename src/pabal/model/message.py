@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -64,8 +65,8 @@ class Container(Protocol):
     code: int
     """One octet that names the encoding in stored records."""
 
-    def headers(self, content: bytes) -> dict[str, Any]:
-        """The application's headers by name; empty when there are none."""
+    def headers(self, content: bytes, names: Collection[str] | None = None) -> dict[str, Any]:
+        """The application's headers by name, empty when there are none; if `names` are given, only those."""
 
     def property(self, content: bytes, name: str) -> str | None:
         """The property "message_id", "correlation_id" or "timestamp" (seconds since the epoch) as text; None when

@@ -223,18 +223,20 @@ class Amqp091Session:
 
     def on_publish(self, channel: int, frame: bytes, contents: list[bytes], content_bytes: int) -> None:
         """See wire.frames.Receiver."""
-        open_channel = self._channels.get(channel)
-        if open_channel is None or self.state != "open":
-            open_channel = self._channel(channel, m.BASIC_PUBLISH)
-            if open_channel is None:
-                return
-        try:
-            open_channel.publisher.publish(frame, contents, content_bytes)
-        except (errors.BrokerError, ChannelFault) as error:
-            self._fail_channel(open_channel, m.BASIC_PUBLISH, error)
-        except WireError as error:
-            error.class_id, error.method_id = m.BASIC_PUBLISH.class_id, m.BASIC_PUBLISH.method_id
-            raise
+        self._publish(channel, lambda c: c.publisher.publish(frame, contents, content_bytes))
+
+    def on_publish_unlike(self, channel: int, frames: list[bytes], contents: list[bytes]) -> None:
+        """See wire.frames.Receiver."""
+        self._publish(channel, lambda c: c.publisher.publish_unlike(frames, contents))
+
+    def _publish(self, number: int, action: Callable[[Channel], None]) -> None:
+        channel = self._channel(number, m.BASIC_PUBLISH)
+        if channel is not None:
+            try:
+                self._call(channel, m.BASIC_PUBLISH, action)
+            except WireError as error:
+                error.class_id, error.method_id = m.BASIC_PUBLISH.class_id, m.BASIC_PUBLISH.method_id
+                raise
 
     def on_acks(self, channel: int, tags: list[int]) -> None:
         """See wire.frames.Receiver."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -11,15 +11,16 @@ from pabal.wire.amqp091.content import (
     body_bytes,
     decode_headers,
     decode_property,
+    headers_span,
     property_bytes,
     raw_headers,
     replace_properties,
     scan_properties,
 )
 from pabal.wire.amqp091.errors import WireError
-from pabal.wire.amqp091.fields import FieldValue, Int64, encode_timestamp, encode_value
+from pabal.wire.amqp091.fields import FieldValue, Int64, decode_value, encode_timestamp, encode_value, find_value
 
-_DELAY: Final = b"\x07x-delay"
+_DELAY: Final = b"x-delay"
 
 
 class Amqp091Container:
@@ -27,9 +28,9 @@ class Amqp091Container:
 
     code = 1
 
-    def headers(self, content: bytes) -> dict[str, Any]:
+    def headers(self, content: bytes, names: Collection[str] | None = None) -> dict[str, Any]:
         try:
-            return decode_headers(content)
+            return decode_headers(content, names)
         except WireError:
             return {}
 
@@ -59,9 +60,12 @@ class Amqp091Container:
 
     def delay_ms(self, content: bytes) -> int:
         """The header `x-delay`, a whole number, or one that can be read as such."""
-        if _DELAY not in property_bytes(content):
+        try:
+            start, end = headers_span(content)
+            raw = find_value(content, start, end, _DELAY)
+            value = None if raw is None else decode_value(raw)
+        except WireError:
             return 0
-        value = self.headers(content).get("x-delay")
         if isinstance(value, bool) or not isinstance(value, int | float | str):
             return 0
         try:

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from struct import Struct
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from pabal.model.arguments import type_name
 from pabal.model.limits import ARGUMENT_MS_MAX
 from pabal.model.message import Envelope
 from pabal.session.amqp091.container import without_blind_copies
 from pabal.session.amqp091.faults import ChannelFault
-from pabal.session.amqp091.replies import REPLY_LENGTH, wants_reply, with_reply_address
-from pabal.wire.amqp091.content import decode_properties, scan_properties, set_channel
+from pabal.session.amqp091.replies import wants_reply, with_reply_address
+from pabal.wire.amqp091.content import (
+    SPECIAL,
+    Scan,
+    check_headers,
+    decode_properties,
+    plain_properties,
+    property_bytes,
+    scan_properties,
+    set_channel,
+)
 from pabal.wire.amqp091.errors import NO_ROUTE, NOT_IMPLEMENTED, PRECONDITION_FAILED, REPLY_NAMES, WireError
 from pabal.wire.amqp091.methods import (
     BASIC_ACK,
     BASIC_NACK,
-    BASIC_PUBLISH,
     BASIC_RETURN,
-    decode_arguments,
+    decode_publish,
     encode_method,
 )
 
@@ -28,27 +35,24 @@ if TYPE_CHECKING:
     from pabal.session.amqp091.channel import Channel
     from pabal.session.amqp091.transaction import Transaction
 
-_U32: Final = Struct(">I")
 _TARGETS_MAX: Final = 256
-_ENVELOPES_MAX: Final = 16
-_PROPERTIES_CACHED_BYTES_MAX: Final = 256
-_FLAGS_AT: Final = 19
+_ENVELOPES_MAX: Final = 64
 _CC: Final = b"\x02CC"
 _BCC: Final = b"\x03BCC"
 
 
 class _Target:
-    """What one basic.publish frame says, and the envelopes of the properties last seen with it. `changes`: among
-    its messages are some whose contents do not go on as they came, so each is to be looked at."""
+    """What one basic.publish frame says, and the envelopes of messages seen with it: `plain`, by what
+    `plain_properties` says of them; `special`, of others, by all that matters of their properties."""
 
-    __slots__ = ("changes", "envelopes", "exchange", "mandatory", "routing_key")
+    __slots__ = ("exchange", "mandatory", "plain", "routing_key", "special")
 
     def __init__(self, exchange: str, routing_key: str, mandatory: bool) -> None:
         self.exchange = exchange
         self.routing_key = routing_key
         self.mandatory = mandatory
-        self.changes = False
-        self.envelopes: dict[bytes, Envelope] = {}
+        self.plain: dict[int, Envelope] = {}
+        self.special: dict[Scan, Envelope] = {}
 
 
 class Publisher:
@@ -66,17 +70,55 @@ class Publisher:
 
     def publish(self, frame: bytes, contents: list[bytes], content_bytes: int) -> None:
         """Takes contents that follow the same frame and have the same properties."""
-        target = self._targets.get(frame)
-        if target is None:
-            target = self._read_target(frame)
-        first = contents[0]
-        properties = first[_FLAGS_AT : 7 + _U32.unpack_from(first, 3)[0]]
-        envelope = target.envelopes.get(properties)
-        if envelope is None:
-            envelope = self._read_envelope(target, properties)
-        if target.changes:
-            contents = self._changed(envelope, properties, contents)
-            content_bytes = sum(map(len, contents))
+        target = self._target(frame)
+        asked = plain_properties(contents[0])
+        if asked == SPECIAL:
+            envelope, changes = self._look_closely(target, contents[0])
+            if changes:
+                contents = [self._changed(envelope, content) for content in contents]
+                content_bytes = sum(map(len, contents))
+        else:
+            envelope = self._plain_envelope(target, asked)
+        self._publish(target, envelope, contents, content_bytes)
+
+    def publish_unlike(self, frames: list[bytes], contents: list[bytes]) -> None:
+        """Takes contents that follow a frame each. Those in a row that ask the same of the broker go on together."""
+        if self.transaction is not None:
+            for frame, content in zip(frames, contents, strict=True):
+                self.publish(frame, [content], len(content))
+            return
+        together: list[bytes] = []
+        together_bytes = 0
+        frame = frames[0]
+        its_target = target = self._target(frame)
+        envelope: Envelope | None = None
+        last = SPECIAL
+        try:
+            for index, content in enumerate(contents):
+                asked = plain_properties(content)
+                if asked != last or asked == SPECIAL or frames[index] is not frame:
+                    if frames[index] is not frame:
+                        frame = frames[index]
+                        its_target = self._target(frame)
+                    last = asked
+                    if asked == SPECIAL:
+                        its_envelope, changes = self._look_closely(its_target, content)
+                        if changes:
+                            content = self._changed(its_envelope, content)
+                    else:
+                        its_envelope = self._plain_envelope(its_target, asked)
+                    if its_envelope is not envelope:
+                        if envelope is not None:
+                            earlier, together = together, []
+                            self._publish(target, envelope, earlier, together_bytes)
+                        target, envelope, together_bytes = its_target, its_envelope, 0
+                together.append(content)
+                together_bytes += len(content)
+        finally:
+            if envelope is not None and together:
+                self._publish(target, envelope, together, together_bytes)
+
+    def _publish(self, target: _Target, envelope: Envelope, contents: list[bytes], content_bytes: int) -> None:
         if self.transaction is not None:
             self.transaction.publish(envelope, target.mandatory, contents, content_bytes)
             return
@@ -90,20 +132,54 @@ class Publisher:
             self.sequence += len(contents)
             self._channel.broker.await_durable(self._channel, self.sequence)
 
-    def _read_target(self, frame: bytes) -> _Target:
-        arguments = decode_arguments(BASIC_PUBLISH, frame[7:-1])
-        exchange, routing_key, mandatory, immediate = cast("tuple[str, str, bool, bool]", arguments)
-        if immediate:
-            raise WireError(NOT_IMPLEMENTED, "immediate=true")
-        if len(self._targets) >= _TARGETS_MAX:
-            self._targets.clear()
-        target = self._targets[frame] = _Target(exchange, routing_key, mandatory)
+    def _target(self, frame: bytes) -> _Target:
+        target = self._targets.get(frame)
+        if target is None:
+            exchange, routing_key, mandatory, immediate = decode_publish(frame)
+            if immediate:
+                raise WireError(NOT_IMPLEMENTED, "immediate=true")
+            if len(self._targets) >= _TARGETS_MAX:
+                self._targets.clear()
+            target = self._targets[frame] = _Target(exchange, routing_key, mandatory)
         return target
 
-    def _read_envelope(self, target: _Target, properties: bytes) -> Envelope:
+    def _plain_envelope(self, target: _Target, asked: int) -> Envelope:
+        """Of messages whose properties ask for no more than `plain_properties` says."""
+        envelope = target.plain.get(asked)
+        if envelope is None:
+            if len(target.plain) >= _ENVELOPES_MAX:
+                target.plain.clear()
+            envelope = self._make_envelope(target, asked & 0xFF, asked >> 8)
+            target.plain[asked] = envelope
+        return envelope
+
+    def _make_envelope(
+        self, target: _Target, mode: int, priority: int, ttl_ms: int | None = None, copies: tuple[str, ...] = ()
+    ) -> Envelope:
+        container = self._channel.session.container
+        return Envelope(target.exchange, target.routing_key, mode == 2, ttl_ms, container, copies, priority)
+
+    def _look_closely(self, target: _Target, content: bytes) -> tuple[Envelope, bool]:
+        """A message's envelope, and whether its content does not go on as it came. What no consumer could read is
+        refused here, not by each of them."""
+        properties = property_bytes(content)
         scan = scan_properties(properties)
         if scan.has_headers:
-            decode_properties(properties)  # what no consumer could read is refused here, not by each of them
+            check_headers(content)
+        envelope = target.special.get(scan)
+        if envelope is None:
+            envelope = self._special_envelope(target, scan)
+            if len(target.special) >= _ENVELOPES_MAX:
+                target.special.clear()
+            target.special[scan] = envelope
+        if scan.has_headers and (_CC in properties or _BCC in properties):
+            copies = _read_copies(properties)
+            if copies:
+                mode, priority = scan.delivery_mode, scan.priority
+                return self._make_envelope(target, mode, priority, envelope.ttl_ms, copies), True
+        return envelope, wants_reply(properties)
+
+    def _special_envelope(self, target: _Target, scan: Scan) -> Envelope:
         session = self._channel.session
         if scan.user_id is not None and scan.user_id != session.user:
             raise ChannelFault(
@@ -111,33 +187,13 @@ class Publisher:
                 f"user_id property set to '{scan.user_id}' but authenticated user was '{session.user}'",
             )
         ttl_ms = None if scan.expiration is None else _read_expiration(scan.expiration)
-        copies: tuple[str, ...] = ()
-        if scan.has_headers and (_CC in properties or _BCC in properties):
-            copies = _read_copies(properties)
-        envelope = Envelope(
-            target.exchange,
-            target.routing_key,
-            scan.delivery_mode == 2,
-            ttl_ms,
-            session.container,
-            copies,
-            scan.priority,
-        )
-        if copies or (REPLY_LENGTH in properties and wants_reply(properties)):
-            target.changes = True
-        if len(properties) <= _PROPERTIES_CACHED_BYTES_MAX:
-            if len(target.envelopes) >= _ENVELOPES_MAX:
-                target.envelopes.clear()
-            target.envelopes[properties] = envelope
-        return envelope
+        return self._make_envelope(target, scan.delivery_mode, scan.priority, ttl_ms)
 
-    def _changed(self, envelope: Envelope, properties: bytes, contents: list[bytes]) -> list[bytes]:
+    def _changed(self, envelope: Envelope, content: bytes) -> bytes:
         """Without the header that nobody is to see, and with the address of answers where one is asked for."""
-        if wants_reply(properties):
-            contents = with_reply_address(self._channel, contents)
-        if envelope.copies:
-            contents = [without_blind_copies(content) for content in contents]
-        return contents
+        if wants_reply(property_bytes(content)):
+            content = with_reply_address(self._channel, content)
+        return without_blind_copies(content) if envelope.copies else content
 
     def send_back(self, envelope: Envelope, content: bytes) -> None:
         """basic.return: published as mandatory, it reached no queue."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from pabal.broker.inbox import Inbox
 from pabal.model.errors import NotFound
 from pabal.session.amqp091.faults import ChannelFault
-from pabal.wire.amqp091.content import decode_properties, replace_properties
+from pabal.wire.amqp091.content import PSEUDO_QUEUE_BYTES, decode_properties, replace_properties
 from pabal.wire.amqp091.errors import PRECONDITION_FAILED
 
 if TYPE_CHECKING:
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 PSEUDO_QUEUE: Final = "amq.rabbitmq.reply-to"
 _PREFIX: Final = PSEUDO_QUEUE + "."
-REPLY_LENGTH: Final = len(PSEUDO_QUEUE)
-"""An octet that is in all properties with that reply_to and in few others: whether it is, is soon found out."""
-_MARK: Final = bytes((REPLY_LENGTH,)) + PSEUDO_QUEUE.encode()
+_MARK: Final = bytes((PSEUDO_QUEUE_BYTES,)) + PSEUDO_QUEUE.encode()
 
 
 def open_inbox(channel: Channel, no_ack: bool) -> Inbox:
@@ -39,12 +37,12 @@ def wants_reply(properties: bytes) -> bool:
     return _MARK in properties and decode_properties(properties).get("reply_to") == PSEUDO_QUEUE
 
 
-def with_reply_address(channel: Channel, contents: list[bytes]) -> list[bytes]:
-    """The requests with the name of this channel's inbox as reply_to."""
+def with_reply_address(channel: Channel, content: bytes) -> bytes:
+    """The request with the name of this channel's inbox as reply_to."""
     inbox = channel.inbox
     if inbox is None or inbox.deleted:
         raise ChannelFault(PRECONDITION_FAILED, "fast reply consumer does not exist")
-    return [replace_properties(content, reply_to=inbox.name) for content in contents]
+    return replace_properties(content, reply_to=inbox.name)
 
 
 def is_reply_name(name: str) -> bool:

@@ -7,24 +7,30 @@ list inside the header frame may still be malformed: what reads it raises WireEr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from datetime import datetime
 from enum import Enum
 from struct import Struct
-from typing import Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from pabal.wire.amqp091.errors import SYNTAX_ERROR, WireError
 from pabal.wire.amqp091.fields import (
+    MALFORMED,
     FieldValue,
     decode_table,
     decode_timestamp,
+    decode_values,
     encode_shortstr,
     encode_table,
     encode_timestamp,
     join_table,
     split_table,
+    walk_table,
 )
 from pabal.wire.amqp091.methods import FRAME_BODY, FRAME_HEADER, FRAME_OVERHEAD_BYTES, encode_frame
+
+if TYPE_CHECKING:
+    from mypy_extensions import i64  # to mypyc a machine integer, to Python an int
 
 BASIC_CLASS_ID: Final = 60
 
@@ -60,9 +66,13 @@ _REPLY_TO: Final = 0x0200
 _EXPIRATION: Final = 0x0100
 _MESSAGE_ID: Final = 0x0080
 _TIMESTAMP: Final = 0x0040
+_TYPE: Final = 0x0020
 _USER_ID: Final = 0x0010
+_APP_ID: Final = 0x0008
+_CLUSTER_ID: Final = 0x0004
 # Bit 0 announces more flags, which class basic does not have; bit 1 flags nothing.
 _UNKNOWN_FLAGS: Final = 0x0003
+_SPECIAL_FLAGS: Final = _UNKNOWN_FLAGS | _EXPIRATION | _USER_ID
 _BEFORE_EXPIRATION: Final = _CORRELATION_ID | _REPLY_TO
 _AFTER_EXPIRATION: Final = 0x00FC
 
@@ -74,6 +84,13 @@ _SIZE_AT: Final = 3
 _BODY_SIZE_AT: Final = 11
 _FLAGS_AT: Final = 19
 _HEAD_BYTES: Final = 7
+
+
+SPECIAL: Final = -1
+"""See `plain_properties`."""
+PSEUDO_QUEUE_BYTES: Final = 21
+"""A reply_to of this length, beginning with "a", is not plain: RabbitMQ's pseudo-queue for answers."""
+_A: Final = ord("a")
 
 
 class Unchanged(Enum):
@@ -157,6 +174,61 @@ def refit(content: bytes, channel: int, frame_bytes_max: int) -> bytes:
     ):
         return set_channel(content, channel)
     return set_channel(content[:at], channel) + _cut_body(body(content), channel, frame_bytes_max)
+
+
+def plain_properties(content: bytes) -> int:
+    """What the properties ask of the broker, in one number, the same for all that ask the same: delivery mode and
+    above it the priority, 0 where absent. SPECIAL when they ask for more than that, or perhaps; or are malformed.
+
+    The headers table is looked through, so that nothing with a malformed one is plain.
+    """
+    try:
+        return _plain_properties(content)
+    except IndexError:  # a length led beyond the content
+        return SPECIAL
+
+
+def _plain_properties(content: bytes) -> int:
+    end: i64 = 7 + (content[3] << 24 | content[4] << 16 | content[5] << 8 | content[6])
+    flags: i64 = content[19] << 8 | content[20]
+    if flags & _SPECIAL_FLAGS:
+        return SPECIAL
+    pos: i64 = 21
+    asked = 0
+    # A length that leads too far is found out at the end: `pos` never goes back.
+    if flags & _CONTENT_TYPE:
+        pos += 1 + content[pos]
+    if flags & _CONTENT_ENCODING:
+        pos += 1 + content[pos]
+    if flags & _HEADERS_FLAG:
+        start = pos + 4
+        pos = start + (content[pos] << 24 | content[pos + 1] << 16 | content[pos + 2] << 8 | content[pos + 3])
+        if pos > end or walk_table(content, start, pos):
+            return SPECIAL
+    if flags & _DELIVERY_MODE:
+        asked = content[pos]
+        pos += 1
+    if flags & _PRIORITY:
+        asked |= content[pos] << 8
+        pos += 1
+    if flags & _CORRELATION_ID:
+        pos += 1 + content[pos]
+    if flags & _REPLY_TO:
+        if content[pos] == PSEUDO_QUEUE_BYTES and content[pos + 1] == _A:
+            return SPECIAL
+        pos += 1 + content[pos]
+    if flags & _AFTER_EXPIRATION:
+        if flags & _MESSAGE_ID:
+            pos += 1 + content[pos]
+        if flags & _TIMESTAMP:
+            pos += 8
+        if flags & _TYPE:
+            pos += 1 + content[pos]
+        if flags & _APP_ID:
+            pos += 1 + content[pos]
+        if flags & _CLUSTER_ID:
+            pos += 1 + content[pos]
+    return asked if pos == end else SPECIAL
 
 
 def scan_properties(props: bytes) -> Scan:
@@ -251,10 +323,37 @@ def encode_properties(properties: Mapping[str, FieldValue]) -> bytes:
     return _join([_encode_property(name, properties.get(name)) for name in PROPERTY_NAMES])
 
 
-def decode_headers(content: bytes) -> dict[str, FieldValue]:
-    """The headers table, {} when there is none. Raises WireError 502."""
+def decode_headers(content: bytes, names: Container[str] | None = None) -> dict[str, FieldValue]:
+    """The headers table, {} when there is none; of it only these names if they are given. Raises WireError 502."""
+    if names is not None:
+        start, end = headers_span(content)
+        return decode_values(content, start, end, names)
     raw = _split(property_bytes(content))[_HEADERS]
     return {} if raw is None else decode_table(raw)[0]
+
+
+def check_headers(content: bytes) -> None:
+    """WireError 502 when the headers table cannot be decoded; nothing is built."""
+    start, end = headers_span(content)
+    if walk_table(content, start, end) == MALFORMED:
+        decode_headers(content)
+
+
+def headers_span(content: bytes) -> tuple[int, int]:
+    """Where the entries of the headers table stand in `content`: nowhere (0, 0) when there is none."""
+    if not content[_FLAGS_AT] & _HEADERS_FLAG >> 8:
+        return 0, 0
+    pos = _FLAGS_AT + 2
+    end = header_frame_bytes(content) - 1
+    if content[_FLAGS_AT] & _CONTENT_TYPE >> 8:
+        pos += 1 + content[pos]
+    if content[_FLAGS_AT] & _CONTENT_ENCODING >> 8:
+        pos += 1 + content[pos]
+    start = pos + 4
+    stop = start + int.from_bytes(content[pos:start], "big")
+    if stop > end:
+        _malformed("list longer or shorter than its frame")
+    return start, stop
 
 
 def raw_headers(content: bytes) -> list[tuple[str, bytes]]:

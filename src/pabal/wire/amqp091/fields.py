@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from struct import Struct
-from typing import Final, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias
 
 from pabal.wire.amqp091.errors import SHORTSTR_BYTES_MAX, SYNTAX_ERROR, WireError
+
+if TYPE_CHECKING:
+    from mypy_extensions import i64  # to mypyc a machine integer, to Python an int
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,8 @@ _ARRAY: Final = ord("A")
 _TIMESTAMP: Final = ord("T")
 _TABLE: Final = ord("F")
 _VOID: Final = ord("V")
+_B: Final = ord("B")
+_C: Final = ord("C")
 
 # What each type's value takes after its type octet, in bytes; -1 where a u32 length stands first.
 _VALUE_BYTES: Final[dict[int, int]] = {
@@ -79,6 +84,15 @@ _VALUE_BYTES: Final[dict[int, int]] = {
     _ARRAY: -1,
     _TABLE: -1,
 }
+
+# The same by type octet, as octets, which are faster to look up than a dict.
+_UNKNOWN: Final = 0xFE
+_LENGTH_FIRST: Final = 0xFF
+_SIZES: Final = bytes([_VALUE_BYTES.get(tag, _UNKNOWN - 256) & 0xFF for tag in range(256)])
+
+MALFORMED: Final = -1
+NAMES_COPIES: Final = 1
+"""What `walk_table` returns for tables that are not plain."""
 
 
 def decode_table(data: bytes, pos: int = 0, end: int | None = None) -> tuple[dict[str, FieldValue], int]:
@@ -119,6 +133,39 @@ def join_table(entries: Iterable[tuple[str, bytes]]) -> bytes:
     """
     content = b"".join([encode_shortstr(name) + value for name, value in entries])
     return _UINT32.pack(len(content)) + content
+
+
+def walk_table(data: bytes, pos: i64, end: i64) -> int:
+    """Looks whether the table whose entries stand between `pos` and `end` can be decoded, and builds nothing: 0 when
+    it can, NAMES_COPIES when moreover an entry of it is called CC or BCC, MALFORMED when it cannot."""
+    return _walk(data, pos, end, 1, True)
+
+
+def decode_values(data: bytes, pos: int, end: int, names: Container[str]) -> dict[str, FieldValue]:
+    """The entries with these names of a table whose entries stand between `pos` and `end`. Raises WireError 502, but
+    does not look into the others."""
+    found: dict[str, FieldValue] = {}
+    while pos < end:
+        name, pos = _decode_name(data, pos, end)
+        if name in names:
+            found[name], pos = _decode_value(data, pos, end, 1)
+        else:
+            pos = _skip_value(data, pos, end)
+    return found
+
+
+def find_value(data: bytes, pos: int, end: int, name: bytes) -> bytes | None:
+    """The raw value (see `split_table`) of the last entry with this name in a table whose entries stand between `pos`
+    and `end`. Raises WireError 502."""
+    found: bytes | None = None
+    size = len(name)
+    while pos < end:
+        start = pos + 1 + data[pos]
+        pos_of_name = pos + 1
+        pos = _skip_value(data, start, end)
+        if start - pos_of_name == size and data.startswith(name, pos_of_name):
+            found = data[start:pos]
+    return found
 
 
 def decode_value(raw: bytes) -> FieldValue:
@@ -202,15 +249,51 @@ def _skip_value(data: bytes, pos: int, end: int) -> int:
     """The position after the value whose type octet is at `pos`."""
     if pos >= end:
         _malformed("value missing")
-    size = _VALUE_BYTES.get(data[pos])
-    if size is None:
+    size = _SIZES[data[pos]]
+    if size == _UNKNOWN:
         _malformed(f"unknown type {data[pos]:#04x}")
-    if size < 0:
+    if size == _LENGTH_FIRST:
         return _container(data, pos + 1, end)[1]
     stop = pos + 1 + size
     if stop > end:
         _malformed("value cut short")
     return stop
+
+
+def _walk(data: bytes, pos: i64, end: i64, depth: i64, named: bool) -> int:
+    """`walk_table`, for an array when not `named`. Reads nothing at or after `end`."""
+    seen = 0
+    while pos < end:
+        if named:
+            size: i64 = data[pos]
+            pos += 1
+            if pos + size >= end:
+                return MALFORMED
+            if (
+                depth == 1
+                and 2 <= size <= 3
+                and data[pos + size - 2] == _C == data[pos + size - 1]
+                and (size == 2 or data[pos] == _B)
+            ):
+                seen = NAMES_COPIES
+            pos += size
+        size = _SIZES[data[pos]]
+        if size < _UNKNOWN:
+            pos += 1 + size
+            if pos > end:
+                return MALFORMED
+            continue
+        start = pos + 5
+        if size == _UNKNOWN or start > end:
+            return MALFORMED
+        tag = data[pos]
+        pos = start + (data[pos + 1] << 24 | data[pos + 2] << 16 | data[pos + 3] << 8 | data[pos + 4])
+        if pos > end:
+            return MALFORMED
+        nests = tag in (_TABLE, _ARRAY)
+        if nests and (depth >= DEPTH_MAX or _walk(data, start, pos, depth + 1, tag == _TABLE) == MALFORMED):
+            return MALFORMED
+    return seen
 
 
 def _decode_table(data: bytes, pos: int, end: int, depth: int) -> tuple[dict[str, FieldValue], int]:

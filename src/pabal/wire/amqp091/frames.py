@@ -11,7 +11,7 @@ Frames: AMQP 0-9-1 §4.2.3; contents: §4.2.6. Channels may interleave their con
 from __future__ import annotations
 
 from struct import Struct
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from pabal.wire.amqp091.content import BASIC_CLASS_ID
 from pabal.wire.amqp091.errors import (
@@ -36,6 +36,9 @@ from pabal.wire.amqp091.methods import (
     Method,
 )
 
+if TYPE_CHECKING:
+    from mypy_extensions import i64  # to mypyc a machine integer, to Python an int
+
 _HEAD: Final = Struct(">BHI")
 _CHANNEL_HEAD: Final = Struct(">BH")
 _U32: Final = Struct(">I")
@@ -46,6 +49,10 @@ _PUBLISH_IDS: Final = _U32.pack(BASIC_PUBLISH.key)
 _HEADER_PAYLOAD_MIN: Final = 14
 _BODY_SIZE_AT: Final = 11
 """Where a content header frame has its body size: behind the frame's head, class id and weight."""
+_CONTENT_HEAD_FIXED: Final = Struct(">HHI").pack(BASIC_CLASS_ID, 0, 0)
+"""Class, weight, and the upper half of the body size where that is less than 4 GiB."""
+_CONTENT_BYTES_MIN: Final = _HEADER_PAYLOAD_MIN + FRAME_OVERHEAD_BYTES + FRAME_OVERHEAD_BYTES + 1
+_PUBLISH_BYTES_MIN: Final = FRAME_OVERHEAD_BYTES + 9 + _CONTENT_BYTES_MIN
 _ACK_BYTES: Final = 21
 _ACK_HEAD_BYTES: Final = 11
 _PIECE_OVERHEAD_BYTES: Final = 64
@@ -63,6 +70,9 @@ class Receiver(Protocol):
     def on_publish(self, channel: int, frame: bytes, contents: list[bytes], content_bytes: int) -> None:
         """Contents that each followed the same basic.publish `frame` and have the same properties."""
 
+    def on_publish_unlike(self, channel: int, frames: list[bytes], contents: list[bytes]) -> None:
+        """Contents, and before each its own basic.publish frame, which may be the same object for several."""
+
     def on_acks(self, channel: int, tags: list[int]) -> None:
         """basic.ack of single messages, one after the other."""
 
@@ -74,6 +84,10 @@ class Receiver(Protocol):
 
     def on_oversized(self, channel: int, body_bytes: int) -> None:
         """A content's header announces more than `message_bytes_max`. Its body will be skipped."""
+
+
+def _u32(data: bytes, pos: i64) -> i64:
+    return data[pos] << 24 | data[pos + 1] << 16 | data[pos + 2] << 8 | data[pos + 3]
 
 
 class _Assembly:
@@ -117,7 +131,6 @@ class Scanner:
         self._size = b""
         self._properties = b""
         self._body_bytes = 0
-        self._method_bytes = 0
         self._frame = b""
         self._channel = 0
         self._ack_head = b""
@@ -145,6 +158,8 @@ class Scanner:
                     after = self._scan_run(buffer, pos, end)
                 elif self._ack_head and buffer.startswith(self._ack_head, pos):
                     after = self._scan_acks(buffer, pos, end)
+                elif self._start:
+                    after = self._scan_unlike(buffer, pos, end)
                 else:
                     after = self._scan_frame(buffer, pos, end)
                 if after == pos:
@@ -186,7 +201,7 @@ class Scanner:
         size_at = len(same_start)
         properties_at = size_at + 8
         body_size_at = properties_at + len(same_properties)
-        method_bytes = self._method_bytes
+        method_bytes = len(self._frame)
         body_bytes_max = min(self.message_bytes_max, self.frame_bytes_max)
         same_bytes = body_size_at + 4 + self._body_bytes + 1
         contents: list[bytes] = []
@@ -214,7 +229,65 @@ class Scanner:
         if contents:
             self._receiver.on_publish(self._channel, self._frame, contents, content_bytes)
             return pos
-        return self._scan_frame(buffer, pos, end)
+        return self._scan_unlike(buffer, pos, end)
+
+    def _scan_unlike(self, buffer: bytes, pos: int, end: int) -> int:
+        """Messages on the last one's channel, whatever else is different. Returns where they end."""
+        method_start = _CHANNEL_HEAD.pack(FRAME_METHOD, self._channel)
+        header_start = _CHANNEL_HEAD.pack(FRAME_HEADER, self._channel)
+        body_start = _CHANNEL_HEAD.pack(FRAME_BODY, self._channel)
+        body_bytes_max: i64 = min(self.message_bytes_max, self.frame_bytes_max)
+        size_max: i64 = min(self.frame_bytes_max, 0xFFFF)
+        limit: i64 = end
+        at: i64 = pos
+        before = body_at = body_bytes = at
+        frame = self._frame
+        frames: list[bytes] = []
+        contents: list[bytes] = []
+        while limit - at >= _PUBLISH_BYTES_MIN:
+            if not buffer.startswith(frame, at):
+                if buffer[at : at + 3] != method_start or buffer[at + 7 : at + 11] != _PUBLISH_IDS:
+                    break
+                method_end = at + 8 + _u32(buffer, at + 3)
+                if method_end > at + size_max or method_end > limit or buffer[method_end - 1] != FRAME_END:
+                    break
+                frame = buffer[at:method_end]
+            head = at + len(frame)
+            if limit - head < _CONTENT_BYTES_MIN or buffer[head : head + 3] != header_start:
+                break
+            size = _u32(buffer, head + 3)
+            if not _HEADER_PAYLOAD_MIN <= size <= size_max or buffer[head + 7 : head + 15] != _CONTENT_HEAD_FIXED:
+                break
+            announced = _u32(buffer, head + 15)
+            seam = head + 7 + size
+            stop = seam + 9 + announced
+            if not 0 < announced <= body_bytes_max or stop > limit:
+                break
+            if (
+                buffer[seam] != FRAME_END
+                or buffer[seam + 1 : seam + 4] != body_start
+                or _u32(buffer, seam + 4) != announced
+                or buffer[stop - 1] != FRAME_END
+            ):
+                break
+            frames.append(frame)
+            contents.append(buffer[head:stop])
+            before, at = at, stop
+            body_at, body_bytes = seam + 1, announced
+        if not contents:
+            return self._scan_frame(buffer, pos, end)
+        self._frame = frames[-1]
+        self._remember(buffer, before, body_at, body_bytes)
+        self._receiver.on_publish_unlike(self._channel, frames, contents)
+        return at
+
+    def _remember(self, buffer: bytes, pos: int, body_at: int, body_bytes: int) -> None:
+        """What to compare the next messages with: the one that begins at `pos`, its body frame at `body_at`."""
+        body_size_at = pos + len(self._frame) + _BODY_SIZE_AT
+        self._start = buffer[pos:body_size_at]
+        self._size = buffer[body_size_at : body_at + 7]
+        self._properties = buffer[body_size_at + 8 : body_at + 3]
+        self._body_bytes = body_bytes
 
     def _scan_acks(self, buffer: bytes, pos: int, end: int) -> int:
         head = self._ack_head
@@ -336,14 +409,11 @@ class Scanner:
                     if content_end - pos <= _AWAITED_BYTES_MAX:
                         return pos
                 elif buffer[content_end - 1] == FRAME_END:
-                    self._start = buffer[pos : stop + _BODY_SIZE_AT]
-                    self._size = buffer[stop + _BODY_SIZE_AT : body_at + 7]
-                    self._properties = buffer[stop + _BODY_SIZE_AT + 8 : body_at + 3]
-                    self._body_bytes = body_bytes
-                    self._method_bytes = stop - pos
-                    self._frame = buffer[pos:stop]
                     self._channel = channel
-                    self._receiver.on_publish(channel, self._frame, [buffer[stop:content_end]], content_end - stop)
+                    self._frame = buffer[pos:stop]
+                    self._remember(buffer, pos, body_at, body_bytes)
+                    content = buffer[stop:content_end]
+                    self._receiver.on_publish(channel, self._frame, [content], content_end - stop)
                     return content_end
         # What would be a run on this channel is an error now.
         self._start = self._ack_head = b""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from struct import Struct
-from typing import Final
+from typing import Final, cast
 
 from pabal.wire.amqp091.errors import FRAME_ERROR, SYNTAX_ERROR, WireError
 from pabal.wire.amqp091.fields import (
@@ -293,6 +293,22 @@ def _check_utf8(text: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise WireError(FRAME_ERROR, "Malformed UTF-8 in shortstr") from None
+
+
+def decode_publish(frame: bytes) -> tuple[str, str, bool, bool]:
+    """What a whole basic.publish frame says: exchange, routing key, mandatory, immediate. WireError as
+    `decode_arguments`, which does the same more slowly."""
+    exchange_at = 14  # behind the frame's head, the ids, a reserved short and a length
+    if len(frame) > exchange_at + 3:
+        key_at = exchange_at + frame[exchange_at - 1] + 1
+        if len(frame) > key_at + 1 and key_at + frame[key_at - 1] + 2 == len(frame):
+            exchange, key, bits = frame[exchange_at : key_at - 1], frame[key_at:-2], frame[-2]
+            return _text(exchange), _text(key), bits & 1 != 0, bits & 2 != 0
+    return cast("tuple[str, str, bool, bool]", decode_arguments(BASIC_PUBLISH, frame[7:-1]))
+
+
+def _text(octets: bytes) -> str:
+    return octets.decode("utf-8", "surrogateescape")
 
 
 def _decode_field(kind: str, data: bytes, pos: int) -> tuple[object, int]:
