@@ -16,11 +16,11 @@ from pabal.session.amqp091.replies import REPLY_LENGTH, wants_reply, with_reply_
 from pabal.wire.amqp091.content import decode_properties, scan_properties, set_channel
 from pabal.wire.amqp091.errors import NO_ROUTE, NOT_IMPLEMENTED, PRECONDITION_FAILED, REPLY_NAMES, WireError
 from pabal.wire.amqp091.methods import (
-    BASIC_ACK,
     BASIC_NACK,
     BASIC_PUBLISH,
     BASIC_RETURN,
     decode_arguments,
+    encode_ack,
     encode_method,
 )
 
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from pabal.session.amqp091.transaction import Transaction
 
 _U32: Final = Struct(">I")
-_TARGETS_MAX: Final = 256
+_TARGETS_MAX: Final = 4096
+"""Of a connection, all its channels together: one may well publish to a thousand queues in turn."""
 _ENVELOPES_MAX: Final = 16
 _PROPERTIES_CACHED_BYTES_MAX: Final = 256
 _FLAGS_AT: Final = 19
@@ -37,7 +38,7 @@ _CC: Final = b"\x02CC"
 _BCC: Final = b"\x03BCC"
 
 
-class _Target:
+class Target:
     """What one basic.publish frame says, and the envelopes of the properties last seen with it. `changes`: among
     its messages are some whose contents do not go on as they came, so each is to be looked at."""
 
@@ -57,7 +58,7 @@ class Publisher:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._targets: dict[bytes, _Target] = {}
+        self._targets = channel.session.targets
         self.confirming = False
         self.sequence = 0
         self.transaction: Transaction | None = None
@@ -90,17 +91,17 @@ class Publisher:
             self.sequence += len(contents)
             self._channel.broker.await_durable(self._channel, self.sequence)
 
-    def _read_target(self, frame: bytes) -> _Target:
+    def _read_target(self, frame: bytes) -> Target:
         arguments = decode_arguments(BASIC_PUBLISH, frame[7:-1])
         exchange, routing_key, mandatory, immediate = cast("tuple[str, str, bool, bool]", arguments)
         if immediate:
             raise WireError(NOT_IMPLEMENTED, "immediate=true")
         if len(self._targets) >= _TARGETS_MAX:
             self._targets.clear()
-        target = self._targets[frame] = _Target(exchange, routing_key, mandatory)
+        target = self._targets[frame] = Target(exchange, routing_key, mandatory)
         return target
 
-    def _read_envelope(self, target: _Target, properties: bytes) -> Envelope:
+    def _read_envelope(self, target: Target, properties: bytes) -> Envelope:
         scan = scan_properties(properties)
         if scan.has_headers:
             decode_properties(properties)  # what no consumer could read is refused here, not by each of them
@@ -151,8 +152,13 @@ class Publisher:
 
     def confirm(self, upto: int) -> None:
         """All up to this sequence number are durable or refused: says so, in order, in as few frames as it takes."""
-        frames: list[bytes] = []
         number = self._channel.number
+        if not self._refused:
+            if upto > self._confirmed:
+                self._channel.output.write(encode_ack(number, upto, upto > self._confirmed + 1))
+                self._confirmed = upto
+            return
+        frames: list[bytes] = []
         while self._refused and self._refused[0] <= upto:
             refused = self._refused.popleft()
             self._acknowledge(refused - 1, frames)
@@ -165,7 +171,7 @@ class Publisher:
     def _acknowledge(self, upto: int, frames: list[bytes]) -> None:
         if upto > self._confirmed:
             multiple = upto > self._confirmed + 1
-            frames.append(encode_method(self._channel.number, BASIC_ACK, upto, multiple))
+            frames.append(encode_ack(self._channel.number, upto, multiple))
             self._confirmed = upto
 
 
