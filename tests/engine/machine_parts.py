@@ -126,6 +126,7 @@ class _Silent:
         self.broker = broker
         self.vhost = vhost
         self.output = self
+        self.targets: dict[bytes, Any] = {}
 
     def write(self, data: bytes) -> None: ...
     def write_durable(self, channel: int, method: object) -> None: ...

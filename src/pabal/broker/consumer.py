@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pabal.model.message import Message
@@ -26,6 +27,47 @@ def deal(messages: list[Message], rooms: list[int], first: int) -> tuple[list[li
     return batches, index
 
 
+class Rotation:
+    """Whose turn it is among the consumers of a queue, which are known here by their places in its list. Who was
+    found without room is not asked again before there is a reason to: of a thousand consumers with a prefetch of
+    one, all but a few are busy, and asking them all would cost more than the message. `next`: whose turn it is.
+    """
+
+    __slots__ = ("_asked", "_size", "next")
+
+    def __init__(self) -> None:
+        self.next = 0
+        self._size = 0
+        self._asked = 0  # a bit for each place, the lowest for the first
+
+    def resize(self, size: int) -> None:
+        """There are so many consumers now: ask each of them."""
+        self._size = size
+        self._asked = (1 << size) - 1
+
+    def ask_all(self) -> None:
+        """Any of them may have room."""
+        self._asked = (1 << self._size) - 1
+
+    def ask(self, place: int) -> None:
+        """This one may have room again. -1: it is none of them, or not any more."""
+        if place >= 0:
+            self._asked |= 1 << place
+
+    def in_turn(self) -> Iterator[int]:
+        """The places of those that may have room, each once, beginning with the one whose turn it is."""
+        first = self.next if self.next < self._size else 0
+        for start, bits in ((first, self._asked >> first), (0, self._asked & ((1 << first) - 1))):
+            while bits:
+                lowest = bits & -bits
+                yield start + lowest.bit_length() - 1
+                bits ^= lowest
+
+    def pass_over(self, place: int) -> None:
+        """It has no room."""
+        self._asked &= ~(1 << place)
+
+
 class Consumer(ABC):
     """Takes messages from one queue as long as it has room for them.
 
@@ -40,6 +82,8 @@ class Consumer(ABC):
         self.exclusive = exclusive
         self.priority = priority
         """Those of a higher one are served first, as long as they have room."""
+        self.place = -1
+        """Among the queue's consumers; -1 when it is none of them."""
         self.unsettled = 0
         self.overdue = 0
         """Of these, messages whose lease ran out."""

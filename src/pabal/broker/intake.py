@@ -59,7 +59,7 @@ class Intake(ABC):
         self.log.count_bytes(None if self.leased else stored)
 
     @abstractmethod
-    def schedule(self) -> None: ...
+    def _look(self) -> None: ...
 
     @abstractmethod
     def dispatch(self) -> None: ...
@@ -90,7 +90,7 @@ class Intake(ABC):
         if stored:
             log.append(messages, content_bytes)
         if not self.scheduled:
-            self.schedule()
+            self._look()
 
     def _publish_bounded(self, envelope: Envelope, contents: list[bytes], forced: bool) -> Sequence[int]:
         """With a length limit: what a consumer can take at once does not count, so look at each one."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from pabal.broker.consumer import Consumer, deal
+from pabal.broker.consumer import Consumer, Rotation, deal
 from pabal.broker.intake import Intake
 from pabal.broker.leases import Leases
 from pabal.broker.relays import enter_chain
@@ -43,7 +43,7 @@ class Queue(Intake):
         self.deleted = False
         self.wake_at_ms = 0  # when the broker's timer looks in, 0 for never
         self._ranked = False  # there was a consumer with a priority
-        self._next = 0  # whose turn it is among the consumers
+        self._rotation = Rotation()
         self._used_ms = vhost.broker.now_ms  # when it last had a consumer, a get or a declaration
         self._leases = Leases()
         self._waiting = Waiting(self, waiting) if waiting is not None else None
@@ -107,7 +107,12 @@ class Queue(Intake):
     # --- Handing out ----------------------------------------------------------------------------------------
 
     def schedule(self) -> None:
-        """There may be something to hand out: look at the end of this turn."""
+        """There may be something to hand out, or room for it anywhere: look at the end of this turn."""
+        self._rotation.ask_all()
+        self._look()
+
+    def _look(self) -> None:
+        """The same, but nobody has room who had none before."""
         if not self.scheduled:
             self.scheduled = True
             self.vhost.broker.scheduled.append(self)
@@ -143,25 +148,52 @@ class Queue(Intake):
                 self._lease(consumer, messages)
 
     def _dispatch_in_turn(self) -> None:
-        """A message to each consumer with room, round and round. Handed over in batches, or one by one when the
-        room of one may depend on what another takes. Of consumers with priorities only the highest that have room."""
-        consumers = self.consumers
-        shared = any(consumer.shared_credit for consumer in consumers)
+        """A message to each consumer with room, round and round, handed over in batches."""
         while len(self.backlog):
-            rooms = [max(consumer.room(), 0) for consumer in consumers]
-            if self._ranked:
-                best = max((c.priority for c, room in zip(consumers, rooms, strict=True) if room), default=0)
-                rooms = [room if c.priority == best else 0 for c, room in zip(consumers, rooms, strict=True)]
-            total = sum(rooms)
-            if not total:
+            takers, rooms, most = self._takers(self.backlog.step())
+            if not takers:
                 return
-            messages = self._take(1 if shared else min(total, self.backlog.step()))
+            messages = self._take(min(most, sum(rooms)))
             if self._sifts:
                 messages = self._sift(messages)
-            batches, self._next = deal(messages, rooms, self._next)
-            for consumer, batch in zip(list(consumers), batches, strict=True):
+            batches, end = deal(messages, rooms, 0)
+            if messages:
+                self._rotation.next = takers[(end - 1) % len(takers)].place + 1
+            for consumer, batch in zip(takers, batches, strict=True):
                 if batch:
                     self._lease(consumer, batch)
+
+    def _takers(self, step: int) -> tuple[list[Consumer], list[int], int]:
+        """Those whose turn it is, no more than there are messages for, how much room each has, and how many messages
+        to hand out. Of consumers with priorities only the highest that have room; and one whose room may depend on
+        what another takes comes alone."""
+        found: Iterable[tuple[Consumer, int]] = self._with_room()
+        if self._ranked:
+            found = list(found)
+            best = max((consumer.priority for consumer, _ in found), default=0)
+            found = [(consumer, room) for consumer, room in found if consumer.priority == best]
+        most = min(len(self.backlog), step)
+        takers: list[Consumer] = []
+        rooms: list[int] = []
+        for consumer, room in found:
+            if consumer.shared_credit and takers:
+                return takers, rooms, len(takers)  # a message for each of those before it
+            takers.append(consumer)
+            rooms.append(room)
+            if consumer.shared_credit:
+                return takers, rooms, 1
+            if len(takers) == most:
+                break
+        return takers, rooms, most
+
+    def _with_room(self) -> Iterator[tuple[Consumer, int]]:
+        for place in self._rotation.in_turn():
+            consumer = self.consumers[place]
+            room = consumer.room()
+            if room > 0:
+                yield consumer, room
+            else:
+                self._rotation.pass_over(place)
 
     def _lease(self, consumer: Consumer, messages: list[Message]) -> None:
         if self.durable:
@@ -218,6 +250,7 @@ class Queue(Intake):
         if self._waiting is not None:
             self._waiting.recall()
         self.consumers.append(consumer)
+        self._place_consumers(len(self.consumers) - 1)
         self._ranked = self._ranked or consumer.priority != 0
         self.schedule()
 
@@ -227,8 +260,10 @@ class Queue(Intake):
             return
         index = self.consumers.index(consumer)
         del self.consumers[index]
-        if index < self._next:
-            self._next -= 1
+        consumer.place = -1
+        if index < self._rotation.next:
+            self._rotation.next -= 1
+        self._place_consumers(index)
         if not self.consumers:
             self.use()
             if self.definition.auto_delete:
@@ -238,7 +273,14 @@ class Queue(Intake):
             successor = max(self.consumers, key=lambda each: each.priority)
             self.consumers.remove(successor)
             self.consumers.insert(0, successor)
+            self._place_consumers()
             self.schedule()
+
+    def _place_consumers(self, first: int = 0) -> None:
+        """Those from `first` on have other places than before."""
+        for place in range(first, len(self.consumers)):
+            self.consumers[place].place = place
+        self._rotation.resize(len(self.consumers))
 
     def use(self) -> None:
         """Somebody takes an interest in the queue: its own expiry (x-expires) begins anew."""
@@ -262,8 +304,10 @@ class Queue(Intake):
             self._dead_letter(messages, "rejected")
         else:
             self._return(messages, "delivery_limit", outcome is Outcome.RETURN)
+        if len(self.consumers) > 1:
+            self._rotation.ask(consumer.place)
         if not self.scheduled and (len(self.backlog) or self._waiting is not None):
-            self.schedule()
+            self._look()
 
     def late(self, consumer: Consumer) -> None:
         """A consumer spoke of a message whose lease had run out: ignored, but it has room again."""
@@ -405,4 +449,5 @@ class Queue(Intake):
             self._waiting.close()
         consumers, self.consumers = self.consumers, []
         for consumer in consumers:
+            consumer.place = -1
             consumer.cancelled()

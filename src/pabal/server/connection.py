@@ -29,6 +29,21 @@ class Connection(asyncio.Protocol):
     """One client's connection. `make_session` is called when it is made, with whether the peer is on this
     machine."""
 
+    __slots__ = (
+        "__weakref__",
+        "_closed_at_ms",
+        "_make_session",
+        "_reading_paused",
+        "_server",
+        "_trace",
+        "_transport",
+        "_turn",
+        "_turn_bytes",
+        "_writing_paused",
+        "peer",
+        "session",
+    )
+
     def __init__(self, server: Server, make_session: Callable[[Connection, bool], Amqp091Session]) -> None:
         self._server = server
         self._make_session = make_session
@@ -61,32 +76,48 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         server = self._server
-        server.begin_turn()
+        if not server.in_turn:
+            server.begin_turn()
         if self._turn != server.turn_count:
             self._turn = server.turn_count
-            self._turn_bytes = 0
-        self._turn_bytes += len(data)
+            self._turn_bytes = len(data)
+        else:
+            self._turn_bytes += len(data)
         if self._trace is not None:
             self._trace.received(data)
-        self._guarded(lambda: self.session.receive_data(data))
+        try:
+            self.session.receive_data(data)
+        except Exception as error:
+            self._failed(error)
         self.after_input()
 
     def _guarded(self, action: Callable[[], None]) -> None:
         """An error of ours while one connection is served ends that connection; one of the store ends the broker."""
         try:
             action()
-        except StoreError as error:
+        except Exception as error:
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        if isinstance(error, StoreError):
             self._server.fatal(error)
-        except Exception:
-            self._server.log.exception("%s: internal error, connection closed", self.peer)
+            return
+        self._server.log.error("%s: internal error, connection closed", self.peer, exc_info=error)
+        try:
             self.session.fail_internally()
+        except StoreError as failure:
+            self._server.fatal(failure)
+        except Exception as failure:
+            # What it held is in doubt now; what is on disk is not: as an error of ours between connections.
+            self._server.log.error("internal error", exc_info=failure)
+            self._server.fatal(StoreError(f"stopped after an internal error: {failure!r}"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.begin_turn()
         if not self.session.closed:
             self.log("closed by the client" + (f": {exc}" if exc else " without saying so"))
-        self.session.connection_lost()
         self._server.remove(self)
+        self._guarded(self.session.connection_lost)
 
     def pause_writing(self) -> None:
         self._writing_paused = True
@@ -133,16 +164,18 @@ class Connection(asyncio.Protocol):
 
     def after_input(self) -> None:
         """Closes, stops reading or reads on, as the session's state asks for."""
+        session = self.session
+        server = self._server
         if self._trace is not None:
-            self._trace.state(self.session.state)
-        if self.session.closed:
-            self._server.turn.writes(self)
-        elif self.session.blocked or self._server.overloaded:
+            self._trace.state(session.state)
+        if session.closed:
+            server.turn.writes(self)
+        elif session.blocked or server.overloaded:
             self._pause_reading()
-        elif self._turn == self._server.turn_count and self._turn_bytes > TURN_BYTES_MAX:
+        elif self._turn_bytes > TURN_BYTES_MAX and self._turn == server.turn_count:
             self._pause_reading()
-            self._server.after_turn.append(self)
-        else:
+            server.after_turn.append(self)
+        elif self._reading_paused:
             self._resume_reading()
 
     def tick(self, now_ms: int, stood_still: bool) -> None:
@@ -155,11 +188,11 @@ class Connection(asyncio.Protocol):
         else:
             if stood_still or self._server.overloaded:
                 self.session.excuse_silence()
-            self.session.tick(now_ms)
+            self._guarded(lambda: self.session.tick(now_ms))
             self.after_input()
 
     def _resume_reading(self) -> None:
-        if self._reading_paused and not self._transport.is_closing():
+        if not self._transport.is_closing():
             self._reading_paused = False
             self._transport.resume_reading()
             if self._trace is not None:

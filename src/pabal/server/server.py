@@ -10,8 +10,8 @@ import secrets
 import signal
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from pabal import __version__
@@ -26,6 +26,7 @@ from pabal.model.limits import (
     SHUTDOWN_SECONDS_MAX,
 )
 from pabal.model.passwords import hash_password
+from pabal.server.commit_thread import CommitThread
 from pabal.server.connection import Connection, printable
 from pabal.server.provision import check_vhosts, provision, restart_needed
 from pabal.server.resources import shortages
@@ -85,12 +86,12 @@ class Server:
             compatibility,
         )
         self.turn = Turn(self._broker, store, self._run_commit, self.fatal)
-        self._in_turn = False
+        self.in_turn = False
         self.turn_count = 0
         self.after_turn: list[Connection] = []
         """Connections that have sent their share of this turn and are read on in the next."""
         self._connections: set[Connection] = set()
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="commit")
+        self._commit_thread = CommitThread()
         self._listener: asyncio.Server | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ms = 0
@@ -178,7 +179,7 @@ class Server:
                 connection.session.shut_down("broker forced connection closure with reason 'shutdown'")
                 connection.after_input()
             deadline = self._loop.time() + SHUTDOWN_SECONDS_MAX
-            while (self._connections or self._in_turn or self.turn.committing) and not self.failure:
+            while (self._connections or self.in_turn or self.turn.committing) and not self.failure:
                 if self._loop.time() > deadline:
                     break
                 await asyncio.sleep(0.01)
@@ -189,7 +190,7 @@ class Server:
         self.turn.failed = True  # a turn that is still to end comes too late
         if self.failure is None and self._store.begin():
             self._store.finish()
-        self._executor.shutdown()
+        self._commit_thread.stop()
         if self.failure is None:
             self._store.close()
 
@@ -199,19 +200,19 @@ class Server:
     def overloaded(self) -> bool:
         """Nothing more is taken in until a commit is done."""
         if not self._overloaded:
-            self._overloaded = self.turn.overloaded
+            self._overloaded = self._broker.overloaded
         return self._overloaded
 
     def begin_turn(self) -> None:
         """Something is about to be decided: sees to it that the turn ends after this pass of the loop."""
-        if not self._in_turn:
-            self._in_turn = True
+        if not self.in_turn:
+            self.in_turn = True
             self.now_ms = self._clock_ms()
             self._broker.begin(self.now_ms)
             self._loop.call_soon(self._end_turn)
 
     def _end_turn(self) -> None:
-        self._in_turn = False
+        self.in_turn = False
         self.turn_count += 1
         with self._fatal_errors():
             self.turn.end()
@@ -232,10 +233,10 @@ class Server:
             self.fatal(StoreError(f"stopped after an internal error: {error!r}"))
 
     def _run_commit(self, finish: Callable[[], None], done: Callable[[StoreError | None], None]) -> None:
-        def finished(future: Future[None]) -> None:
-            self._loop.call_soon_threadsafe(self._committed, done, future.exception())
+        def finished(error: BaseException | None) -> None:
+            self._loop.call_soon_threadsafe(self._committed, done, error)
 
-        self._executor.submit(finish).add_done_callback(finished)
+        self._commit_thread.run(finish, finished)
 
     def _committed(self, done: Callable[[StoreError | None], None], error: BaseException | None) -> None:
         self.now_ms = self._clock_ms()
@@ -307,7 +308,7 @@ class Server:
             self._access,
             self._session_settings,
             self._container,
-            lambda: self.turn.writes(connection),
+            partial(self.turn.writes, connection),
             connection.log,
             loopback,
         )

@@ -77,10 +77,11 @@ class Channel:
         self._cancelled = [each for each in (*self._cancelled, consumer) if each.unsettled]
 
     def stop_consumers(self) -> None:
-        """Cancels the consumers; what they hold stays with the channel."""
+        """Cancels the consumers, the last one first, so that nobody takes over for a moment; what they hold stays
+        with the channel."""
         consumers = list(self.consumers.values())
         self.consumers.clear()
-        for consumer in consumers:
+        for consumer in reversed(consumers):
             consumer.queue.remove_consumer(consumer)
 
     def close(self) -> None:

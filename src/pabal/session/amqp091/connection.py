@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, Final
 
 from pabal.broker.access import Access
@@ -19,6 +20,7 @@ from pabal.session.amqp091.channel import Channel
 from pabal.session.amqp091.faults import CHANNEL_CODES, CONNECTION_CODES, ChannelFault
 from pabal.session.amqp091.handshake import MECHANISMS, STATES, check_tune, read_credentials, server_properties
 from pabal.session.amqp091.output import Output
+from pabal.session.amqp091.publishing import Target
 from pabal.session.amqp091.settings import SessionSettings
 from pabal.wire.amqp091 import errors as codes
 from pabal.wire.amqp091 import methods as m
@@ -58,6 +60,7 @@ class Amqp091Session:
         "refusal",
         "settings",
         "state",
+        "targets",
         "user",
         "vhost",
         "wants_cancel_notify",
@@ -81,6 +84,8 @@ class Amqp091Session:
         self.frame_bytes_max = settings.frame_bytes_max
         self.wants_cancel_notify = False
         self.refusal = ""
+        self.targets: dict[bytes, Target] = {}
+        """What basic.publish frames say, of all channels: see publishing."""
         self._access = access
         self._alarmed = False  # it published during an alarm, and is not read until that is over
         self.settings = settings
@@ -457,16 +462,18 @@ class Amqp091Session:
         self._release()
 
     def _release(self) -> None:
-        """Gives back what the connection held: consumers first, so that nothing comes back to itself."""
+        """Gives back what the connection held: consumers first, so that nothing comes back to itself. An error of
+        ours on the way does not keep the rest of it."""
         channels = list(self._channels.values())
         self._channels.clear()
-        for channel in channels:
-            channel.stop_consumers()
-        for channel in channels:
-            channel.close()
-        self.broker.release(self)
-        if self.vhost is not None:
-            self.vhost.connections.discard(self)
+        with ExitStack() as last_first:
+            if self.vhost is not None:
+                last_first.callback(self.vhost.connections.discard, self)
+            last_first.callback(self.broker.release, self)
+            for channel in reversed(channels):
+                last_first.callback(channel.close)
+            for channel in reversed(channels):
+                last_first.callback(channel.stop_consumers)
 
     def tick(self, now_ms: int) -> None:
         """Heartbeats (§4.2.7): one is sent after half the interval without output; a peer that was silent for

@@ -113,7 +113,11 @@ class ChannelConsumer(Consumer):
             output.write_delivery(b"".join(chunks))
 
     def _encode_around(self, envelope: Envelope) -> None:
-        """The basic.deliver frame but for its delivery tag: the same for all messages of an envelope."""
+        """The basic.deliver frame but for its delivery tag: the same for all messages of an envelope, and
+        mostly for those of another publisher."""
+        last, self._envelope = self._envelope, envelope
+        if last is not None and last.routing_key == envelope.routing_key and last.exchange == envelope.exchange:
+            return
         tag = encode_shortstr(self.tag)
         source = encode_shortstr(envelope.exchange) + encode_shortstr(envelope.routing_key)
         method = BASIC_DELIVER
@@ -123,7 +127,6 @@ class ChannelConsumer(Consumer):
         )
         self._after_tag = b"\x00" + source + b"\xce"
         self._after_tag_again = b"\x01" + source + b"\xce"
-        self._envelope = envelope
 
     def revoked(self, message: Message) -> None:
         self.channel.revoke(message.delivery, self)

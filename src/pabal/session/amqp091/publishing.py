@@ -24,10 +24,10 @@ from pabal.wire.amqp091.content import (
 )
 from pabal.wire.amqp091.errors import NO_ROUTE, NOT_IMPLEMENTED, PRECONDITION_FAILED, REPLY_NAMES, WireError
 from pabal.wire.amqp091.methods import (
-    BASIC_ACK,
     BASIC_NACK,
     BASIC_RETURN,
     decode_publish,
+    encode_ack,
     encode_method,
 )
 
@@ -35,13 +35,14 @@ if TYPE_CHECKING:
     from pabal.session.amqp091.channel import Channel
     from pabal.session.amqp091.transaction import Transaction
 
-_TARGETS_MAX: Final = 256
+_TARGETS_MAX: Final = 4096
+"""Of a connection, all its channels together: one may well publish to a thousand queues in turn."""
 _ENVELOPES_MAX: Final = 64
 _CC: Final = b"\x02CC"
 _BCC: Final = b"\x03BCC"
 
 
-class _Target:
+class Target:
     """What one basic.publish frame says, and the envelopes of messages seen with it: `plain`, by what
     `plain_properties` says of them; `special`, of others, by all that matters of their properties."""
 
@@ -61,7 +62,7 @@ class Publisher:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._targets: dict[bytes, _Target] = {}
+        self._targets = channel.session.targets
         self.confirming = False
         self.sequence = 0
         self.transaction: Transaction | None = None
@@ -118,7 +119,7 @@ class Publisher:
             if envelope is not None and together:
                 self._publish(target, envelope, together, together_bytes)
 
-    def _publish(self, target: _Target, envelope: Envelope, contents: list[bytes], content_bytes: int) -> None:
+    def _publish(self, target: Target, envelope: Envelope, contents: list[bytes], content_bytes: int) -> None:
         if self.transaction is not None:
             self.transaction.publish(envelope, target.mandatory, contents, content_bytes)
             return
@@ -132,7 +133,7 @@ class Publisher:
             self.sequence += len(contents)
             self._channel.broker.await_durable(self._channel, self.sequence)
 
-    def _target(self, frame: bytes) -> _Target:
+    def _target(self, frame: bytes) -> Target:
         target = self._targets.get(frame)
         if target is None:
             exchange, routing_key, mandatory, immediate = decode_publish(frame)
@@ -140,10 +141,10 @@ class Publisher:
                 raise WireError(NOT_IMPLEMENTED, "immediate=true")
             if len(self._targets) >= _TARGETS_MAX:
                 self._targets.clear()
-            target = self._targets[frame] = _Target(exchange, routing_key, mandatory)
+            target = self._targets[frame] = Target(exchange, routing_key, mandatory)
         return target
 
-    def _plain_envelope(self, target: _Target, asked: int) -> Envelope:
+    def _plain_envelope(self, target: Target, asked: int) -> Envelope:
         """Of messages whose properties ask for no more than `plain_properties` says."""
         envelope = target.plain.get(asked)
         if envelope is None:
@@ -154,12 +155,12 @@ class Publisher:
         return envelope
 
     def _make_envelope(
-        self, target: _Target, mode: int, priority: int, ttl_ms: int | None = None, copies: tuple[str, ...] = ()
+        self, target: Target, mode: int, priority: int, ttl_ms: int | None = None, copies: tuple[str, ...] = ()
     ) -> Envelope:
         container = self._channel.session.container
         return Envelope(target.exchange, target.routing_key, mode == 2, ttl_ms, container, copies, priority)
 
-    def _look_closely(self, target: _Target, content: bytes) -> tuple[Envelope, bool]:
+    def _look_closely(self, target: Target, content: bytes) -> tuple[Envelope, bool]:
         """A message's envelope, and whether its content does not go on as it came. What no consumer could read is
         refused here, not by each of them."""
         properties = property_bytes(content)
@@ -179,7 +180,7 @@ class Publisher:
                 return self._make_envelope(target, mode, priority, envelope.ttl_ms, copies), True
         return envelope, wants_reply(properties)
 
-    def _special_envelope(self, target: _Target, scan: Scan) -> Envelope:
+    def _special_envelope(self, target: Target, scan: Scan) -> Envelope:
         session = self._channel.session
         if scan.user_id is not None and scan.user_id != session.user:
             raise ChannelFault(
@@ -207,8 +208,13 @@ class Publisher:
 
     def confirm(self, upto: int) -> None:
         """All up to this sequence number are durable or refused: says so, in order, in as few frames as it takes."""
-        frames: list[bytes] = []
         number = self._channel.number
+        if not self._refused:
+            if upto > self._confirmed:
+                self._channel.output.write(encode_ack(number, upto, upto > self._confirmed + 1))
+                self._confirmed = upto
+            return
+        frames: list[bytes] = []
         while self._refused and self._refused[0] <= upto:
             refused = self._refused.popleft()
             self._acknowledge(refused - 1, frames)
@@ -221,7 +227,7 @@ class Publisher:
     def _acknowledge(self, upto: int, frames: list[bytes]) -> None:
         if upto > self._confirmed:
             multiple = upto > self._confirmed + 1
-            frames.append(encode_method(self._channel.number, BASIC_ACK, upto, multiple))
+            frames.append(encode_ack(self._channel.number, upto, multiple))
             self._confirmed = upto
 
 

@@ -35,6 +35,7 @@ RESERVED: Final = "-"
 
 _FRAME_HEAD: Final = Struct(">BHI")
 _METHOD_HEAD: Final = Struct(">BHIHH")
+_ACK: Final = Struct(">BHIHHQBB")
 _UINT32: Final = Struct(">I")
 _INTEGERS: Final[dict[str, Struct]] = {
     "octet": Struct(">B"),
@@ -263,6 +264,11 @@ def encode_method(channel: int, method: Method, *arguments: object) -> bytes:
     payload = _encode_fields(method, arguments)
     head = _METHOD_HEAD.pack(FRAME_METHOD, channel, 4 + len(payload), method.class_id, method.method_id)
     return head + payload + b"\xce"
+
+
+def encode_ack(channel: int, tag: int, multiple: bool) -> bytes:
+    """The frame of a basic.ack, as `encode_method` makes it: a confirm, of which there may be one a message."""
+    return _ACK.pack(FRAME_METHOD, channel, 13, BASIC_ACK.class_id, BASIC_ACK.method_id, tag, multiple, FRAME_END)
 
 
 def _decode_fields(method: Method, data: bytes, pos: int) -> tuple[tuple[object, ...], int]:
