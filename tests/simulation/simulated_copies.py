@@ -18,7 +18,7 @@ from pabal.session.amqp091.container import Amqp091Container
 from pabal.store.batch import QueueState, position_kind, waiting_id
 from pabal.store.entry import decode_entry
 from pabal.store.memory import Disk
-from pabal.store.record import RecordReader
+from pabal.store.record import RecordReader, referred_content
 
 DEAD = "dead"
 """The queue of dead letters."""
@@ -28,7 +28,6 @@ LETTER = 1
 """The kind of what waits in a queue that is a dead letter without a place to go."""
 NO_STATE = QueueState(1, 0, 0)
 CONTAINER = Amqp091Container()
-READER = RecordReader({CONTAINER.code: CONTAINER})
 
 _ID = re.compile(rb"id=([a-z]+\d+)-(\d+);")
 _DEATH = b"\x13x-first-death-queueS"
@@ -196,7 +195,9 @@ def recovered(disk: Disk) -> Disk:
 
 def on_disk(disk: Disk) -> dict[CopyKey, list[str]]:
     """In which durable queues on disk each copy is, or in which other place; their states must tell the same."""
+    check_contents(disk)
     disk = recovered(disk)
+    check_contents(disk)
     found: dict[CopyKey, list[str]] = {}
     for data in disk.definitions.values():
         definition = decode_definition(data)
@@ -204,16 +205,38 @@ def on_disk(disk: Disk) -> dict[CopyKey, list[str]]:
             name = definition.name
             messages = disk.messages.get(definition.queue_id, {})
             for record in messages.values():
-                found.setdefault(identify(record, name), []).append(name)
-            check_state(definition, messages, disk.states.get(definition.queue_id) or NO_STATE)
+                found.setdefault(identify(whole(disk, record), name), []).append(name)
+            check_state(definition, disk, messages, disk.states.get(definition.queue_id) or NO_STATE)
             for position, record in waiting_in(disk, definition.queue_id, name).items():
                 place = f"{name}'s letters" if position_kind(position) == LETTER else name
-                found.setdefault(identify(record, name), []).append(place)
+                found.setdefault(identify(whole(disk, record), name), []).append(place)
         elif isinstance(definition, ExchangeDefinition) and definition.name == LATER:
             for position, record in waiting_in(disk, definition.queue_id, LATER).items():
-                queue = READER.decode(position, record).envelope.routing_key
-                found.setdefault(identify(record, queue), []).append(LATER)
+                queue = reader(disk).decode(position, record).envelope.routing_key
+                found.setdefault(identify(whole(disk, record), queue), []).append(LATER)
     return found
+
+
+def reader(disk: Disk) -> RecordReader:
+    return RecordReader({CONTAINER.code: CONTAINER}, disk.contents.get)
+
+
+def whole(disk: Disk, record: bytes) -> bytes:
+    """The record, and behind it the content that it refers to."""
+    content_id = referred_content(record)
+    if content_id and content_id not in disk.contents:
+        raise Violation(f"content {content_id} is gone and a record refers to it")
+    return record + disk.contents[content_id] if content_id else record
+
+
+def check_contents(disk: Disk) -> None:
+    """Each content that is kept by itself is there as long as records refer to it, and no longer."""
+    referred = Counter(
+        referred_content(record) for messages in disk.messages.values() for record in messages.values()
+    )
+    del referred[0]
+    if referred != disk.references or referred.keys() != disk.contents.keys():
+        raise Violation(f"records refer to contents {dict(referred)}, and those kept have {disk.references}")
 
 
 def waiting_in(disk: Disk, queue_id: int, name: str) -> dict[int, bytes]:
@@ -228,7 +251,7 @@ def waiting_in(disk: Disk, queue_id: int, name: str) -> dict[int, bytes]:
     return messages
 
 
-def check_state(definition: QueueDefinition, messages: dict[int, bytes], state: QueueState) -> None:
+def check_state(definition: QueueDefinition, disk: Disk, messages: dict[int, bytes], state: QueueState) -> None:
     """What is kept of the queue beside its messages tells how many there are, of which priority, of what size."""
     if state.messages != len(messages):
         raise Violation(f"{definition.name} has {len(messages)} messages on disk and its state says {state}")
@@ -237,6 +260,7 @@ def check_state(definition: QueueDefinition, messages: dict[int, bytes], state: 
         if levels != Counter(dict(state.levels)):
             raise Violation(f"{definition.name} has the levels {levels} on disk and its state says {state}")
     if "x-max-length-bytes" in definition.arguments:
-        size = sum(CONTAINER.body_bytes(READER.decode(place, record).content) for place, record in messages.items())
+        decode = reader(disk).decode
+        size = sum(CONTAINER.body_bytes(decode(place, record).content) for place, record in messages.items())
         if state.body_bytes != size:
             raise Violation(f"{definition.name} has {size} bytes of bodies on disk and its state says {state}")

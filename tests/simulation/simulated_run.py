@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from simulated_client import Client
-from simulated_copies import DEAD, LATER, QueueSpec, Stream, Violation, recovered
+from simulated_copies import DEAD, LATER, QueueSpec, Stream, Violation, check_contents, recovered
 from simulated_ledger import Ledger
 from simulated_world import World
 
@@ -47,7 +47,10 @@ class Run:
         self.fans = self.work[:2] if len(self.work) > 1 else []
         self.transacting = self.chance.choice((0.0, 0.3, 0.3, 0.9))  # this part of the clients
         self.ledger = Ledger(self.specs)
-        self.world = World(self.ledger, store_class, self.chance.random() < 0.7, random.Random(seed).choice(UNSTORED))
+        large = random.Random(seed + 1)
+        shared, parted = large.choice((0, 0, 80, 10_000)), large.choice((0, 90, 10_000, 10_000))
+        unstored = random.Random(seed).choice(UNSTORED)
+        self.world = World(self.ledger, store_class, self.chance.random() < 0.7, unstored, shared, parted)
         self.world.note = self._note if trace else None
         self._client_count = 0
         self._note("queues", *self.specs.values(), "fan to", *self.fans)
@@ -420,9 +423,10 @@ class Run:
         for name, queue in world.broker.vhosts["/"].queues.items():
             if queue.ready or queue.leased:
                 raise Violation(f"{name} is drained and has {queue.ready} ready and {queue.leased} leased")
-        left = recovered(world.disk).messages
-        if any(left.values()):
-            raise Violation(f"all is drained, and on disk there is {left}")
+        left = recovered(world.disk)
+        if any(left.messages.values()):
+            raise Violation(f"all is drained, and on disk there is {left.messages}")
+        check_contents(left)
         self.ledger.crashed(world.disk)
 
     def _drain_queue(self, name: str, found: set[Any]) -> None:

@@ -19,6 +19,7 @@ from pabal.broker.access import Access
 from pabal.broker.broker import Broker
 from pabal.model.definitions import UserDefinition
 from pabal.model.errors import StoreError
+from pabal.model.limits import PARTED_BYTES_MIN, SHARED_BYTES_MIN
 from pabal.model.passwords import hash_password
 from pabal.server.turn import Turn
 from pabal.session.amqp091.connection import Amqp091Session
@@ -48,10 +49,13 @@ class World:
         store_class: type[MemoryStore] = MemoryStore,
         counts_releases: bool = True,
         unstored_max: int | None = None,
+        shared_bytes_min: int = SHARED_BYTES_MIN,
+        parted_bytes_min: int = PARTED_BYTES_MIN,
     ) -> None:
         self._unstored_max = unstored_max
         self.ledger = ledger
         self._counts_releases = counts_releases
+        self._large_bytes = shared_bytes_min, parted_bytes_min
         self.disk = Disk()
         self.now_ms = START_MS
         self.note: Callable[..., None] | None = None
@@ -69,6 +73,7 @@ class World:
         self.store: Store = base
         if self._unstored_max is not None:
             self.store = LoggedStore(base, MemoryLog(self.disk), self._unstored_max)
+        self.store.journal.shared_bytes_min, self.store.journal.parted_bytes_min = self._large_bytes
         self.broker = Broker(self.store, self.now_ms, self._next_token)
         self.broker.counts_releases = self._counts_releases
         self.broker.add_vhost("/")

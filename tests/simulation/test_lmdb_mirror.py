@@ -39,10 +39,12 @@ class MirrorStore(MemoryStore):
 
     def load(self) -> Loaded:
         mine, other = super().load(), self.mirror.load()
+        next_content_id = self.mirror.journal.next_content_id  # what is being removed there is in use yet
         self.mirror.journal = type(self.journal)()  # the same was put into ours
         assert mine.queues == other.queues
         assert sorted(map(repr, mine.definitions)) == sorted(map(repr, other.definitions))
         mine.next_queue_id = max(mine.next_queue_id, other.next_queue_id)
+        self.journal.next_content_id = max(self.journal.next_content_id, next_content_id)
         return mine
 
     def read(self, queue_id: int, after: int, before: int | None, most: int, most_bytes: int) -> list[Message]:

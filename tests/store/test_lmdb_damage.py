@@ -202,7 +202,7 @@ def test_a_refused_directory_can_be_used_again(whole_file: bytes, tmp_path: Path
 
 
 RECORDS = {
-    "a later version": b"\x03\x01\x01" + bytes(40),
+    "a later version": b"\x04\x01\x01" + bytes(40),
     "version 0": bytes(40),
     "empty": b"",
     "cut short": b"\x01\x01\x01\x00",
@@ -211,6 +211,8 @@ RECORDS = {
     "a routing key that leads too far": b"\x01\x01\x01" + bytes(12) + b"\x00\xff",
     "copies that lead too far": b"\x02\x01\x01" + bytes(14) + b"\x00\x00\x00\x01\x00\x00\xff\xff",
     "copies cut short": b"\x02\x01\x01" + bytes(14) + b"\x00\x00\x00\x02\x00\x00\x00\x01a",
+    "a content that is not there": b"\x03\x01\x01" + bytes(18) + (7).to_bytes(8, "big"),
+    "a content without an id": b"\x03\x01\x01" + bytes(18),
     "no routing key": b"\x01\x01\x01" + bytes(12) + b"\x00",
 }
 
@@ -235,7 +237,7 @@ def test_a_record_that_cannot_be_read_is_an_error(tmp_path: Path, case: str) -> 
         opened.read(1)
     assert "position 2" in str(caught.value)
     if case == "a later version":
-        assert "version 3" in str(caught.value)
+        assert "version 4" in str(caught.value)
         assert "newer" in str(caught.value)
     opened.store.close()
 

@@ -196,7 +196,7 @@ class Backlog:
         durable = self._log.durable_position
         count = size = 0
         for message in self._tail:
-            if message.position & SEQUENCE_MASK > durable or message.state != STORED:
+            if message.position & SEQUENCE_MASK > durable or message.state < STORED:
                 break
             count += 1
             size += len(message.content)

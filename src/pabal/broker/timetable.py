@@ -127,7 +127,7 @@ class Timetable:
     def _saved(self) -> None:
         """A commit is done: what was in it and is beyond the horizon is on disk, which suffices."""
         if self._unsaved:
-            pending = {position: m for position, m in self._unsaved.items() if m.state != STORED}
+            pending = {position: m for position, m in self._unsaved.items() if m.state < STORED}
             self._disk_count += len(self._unsaved) - len(pending)
             self._unsaved = pending
 

@@ -132,6 +132,11 @@ ENTRY_BYTES_MAX: Final = 768 * 1024
 
 UNSTORED_CHANGES_MAX: Final = 4096
 """Messages that wait in memory for a checkpoint, put or removed."""
+SHARED_BYTES_MIN: Final = 4096
+"""A larger content that goes to several queues is stored once ..."""
+
+PARTED_BYTES_MIN: Final = 65_536
+"""... and from here on it is in a record of its own also for one queue, which saves a copy and writing it again."""
 
 DROPS_PER_COMMIT_MAX: Final = 2000
 """Messages of a purged or deleted queue that one commit removes from disk."""

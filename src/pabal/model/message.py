@@ -16,6 +16,9 @@ LOGGED: Final = 2
 """In the write-ahead log, or in a commit to it that has begun; in memory until it is stored."""
 STORED: Final = 3
 """In the data file, or in a commit to it that has begun."""
+SHARED: Final = 4
+"""The same, and the content is in a record of its own, to which those of several messages may refer. So what is in
+the data file is STORED or above."""
 
 
 LEVEL_SHIFT: Final = 56
@@ -156,14 +159,15 @@ class Message:
 
     Kept by the store: `envelope`, `content`, `position` (its place in the queue), `expires_at_ms` (0 for
     never), `attempts` (how often it came back unsettled). The rest lives as long as the process:
-    `redelivered`, `state` (above), and while it is leased `consumer` and `delivery` (the session's name for
-    this lease).
+    `redelivered`, `state` (above), `content_id` (the store's, of a SHARED content; else it is not set), and while
+    it is leased `consumer` and `delivery` (the session's name for this lease).
     """
 
     __slots__ = (
         "attempts",
         "consumer",
         "content",
+        "content_id",
         "delivery",
         "envelope",
         "expires_at_ms",
@@ -171,6 +175,8 @@ class Message:
         "redelivered",
         "state",
     )
+
+    content_id: int
 
     def __init__(self, envelope: Envelope, content: bytes, position: int, expires_at_ms: int, state: int) -> None:
         self.envelope = envelope

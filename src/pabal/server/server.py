@@ -29,7 +29,7 @@ from pabal.model.passwords import hash_password
 from pabal.server.commit_thread import CommitThread
 from pabal.server.connection import Connection, printable
 from pabal.server.provision import check_vhosts, provision, restart_needed
-from pabal.server.resources import shortages
+from pabal.server.resources import keep_freed_memory, shortages
 from pabal.server.settings import Settings, SettingsError
 from pabal.server.turn import Turn
 from pabal.session.amqp091.connection import Amqp091Session
@@ -113,6 +113,7 @@ class Server:
 
     async def start(self) -> None:
         """Listens. OSError when the address cannot be had."""
+        keep_freed_memory()
         self._check_resources()
         self._listener = await self._loop.create_server(
             lambda: Connection(self, self._make_session), self.settings.bind, self.settings.port, backlog=1024

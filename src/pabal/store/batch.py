@@ -81,10 +81,16 @@ class QueueState(NamedTuple):
 @dataclass(slots=True)
 class Batch:
     """One commit, whole: it could be encoded and applied elsewhere. Deletes go before puts (a message may leave and
-    come back to its place between two commits), drops come last."""
+    come back to its place between two commits), drops come last: each record removed by one that refers to a content
+    is a reference less to it."""
 
     puts: list[tuple[bytes, bytes]] = field(default_factory=list)
     deletes: list[bytes] = field(default_factory=list)
+    contents: list[tuple[int, bytes, int]] = field(default_factory=list)
+    """Contents kept by themselves: id, bytes, how many of the puts refer to it."""
+    released: list[int] | None = field(default_factory=list)
+    """Ids of contents to which the deletes referred, one for each; without a reference left a content goes too. None:
+    what the records that are deleted or put anew refer to."""
     states: list[tuple[int, QueueState]] = field(default_factory=list)
     definitions: list[tuple[bytes, bytes | None]] = field(default_factory=list)
     drops: list[tuple[int, int, int]] = field(default_factory=list)

@@ -106,7 +106,7 @@ def encode_gone(queue_id: int) -> bytes:
 
 def decode_entry(data: bytes) -> Batch:
     """What the commit changed. StoreError when it cannot be read."""
-    batch = Batch()
+    batch = Batch(released=None)
     at = 0
     try:
         while at < len(data):

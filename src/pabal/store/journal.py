@@ -11,10 +11,11 @@ from collections.abc import Callable
 from typing import Final
 
 from pabal.model.definitions import Definition, definition_key, encode_definition
-from pabal.model.message import LEVEL_SHIFT, LOGGED, PENDING, SEQUENCE_MASK, STORED, UNSTORED, Message
+from pabal.model.limits import PARTED_BYTES_MIN, SHARED_BYTES_MIN
+from pabal.model.message import LEVEL_SHIFT, LOGGED, PENDING, SEQUENCE_MASK, SHARED, STORED, UNSTORED, Message
 from pabal.store.batch import Batch, QueueState, key_prefix, pack_position, position_kind
 from pabal.store.entry import encode_definition_change, encode_drop, encode_gone, encode_queue, encode_runs
-from pabal.store.record import encode_record
+from pabal.store.record import encode_record, encode_reference
 
 _SETTLED_MAX: Final = 256
 """So many settled messages wait for a checkpoint that they need not, at least, before they are sorted out."""
@@ -22,9 +23,15 @@ _SETTLED_MAX: Final = 256
 
 class Journal:
     """`unsaved_bytes`: contents that wait for a commit, for back-pressure. `unstored`: about how many changes wait
-    for a checkpoint. `committing`: a commit has begun and is not done."""
+    for a checkpoint. `committing`: a commit has begun and is not done. `next_content_id`: for the store to set when
+    it was opened. `shared_bytes_min`, `parted_bytes_min`: see limits."""
 
     def __init__(self) -> None:
+        self.next_content_id = 1
+        self.shared_bytes_min = SHARED_BYTES_MIN
+        self.parted_bytes_min = PARTED_BYTES_MIN
+        self.large: list[tuple[int, Message, int]] = []
+        """While a batch is made: what has a large content, with its index among the puts and the attempts begun."""
         self.dirty: list[QueueLog] = []
         self.unsaved_bytes = 0
         self.unstored = 0
@@ -86,7 +93,29 @@ class Journal:
         self.unstored = 0
         for log in logs:
             log.write(batch)
+        if self.large:
+            self._place_large(batch)
         return batch, logs
+
+    def _place_large(self, batch: Batch) -> None:
+        """A content that several of the puts have, or a very large one, goes into a record of its own."""
+        uses: dict[int, list[tuple[int, Message, int]]] = {}
+        for put in self.large:
+            uses.setdefault(id(put[1].content), []).append(put)
+        self.large = []
+        for same in uses.values():
+            index, first, begun = same[0]
+            content = first.content
+            if len(same) == 1 and len(content) < self.parted_bytes_min:
+                batch.puts[index] = (batch.puts[index][0], encode_record(first, begun))
+                continue
+            content_id = self.next_content_id
+            self.next_content_id += 1
+            batch.contents.append((content_id, content, len(same)))
+            for index, message, begun in same:
+                message.state = SHARED
+                message.content_id = content_id
+                batch.puts[index] = (batch.puts[index][0], encode_reference(message, begun))
 
     def _close(self, chunks: list[bytes] | None) -> None:
         changes, self._changes = self._changes, Changes()
@@ -149,6 +178,7 @@ class QueueLog:
         "_fresh",
         "_gone",
         "_journal",
+        "_released",
         "_removed",
         "_settled",
         "_unsaved",
@@ -192,6 +222,7 @@ class QueueLog:
         self._unsaved: list[Message] = []
         self._updated: list[Message] = []
         self._removed: list[int] = []
+        self._released: list[int] = []  # contents that these referred to
         self._settled = 0  # of the unsaved, about how many are settled
         self.body_bytes = state.body_bytes
         self.levels: dict[int, int] | None = dict(state.levels) or None
@@ -211,6 +242,7 @@ class QueueLog:
             changes.clear()
         self._gone.clear()
         self._removed.clear()
+        self._released.clear()
 
     def append(self, messages: list[Message], content_bytes: int) -> None:
         """Put these, which are PENDING, with the next commit."""
@@ -235,8 +267,10 @@ class QueueLog:
             state = message.state
             if state >= LOGGED:
                 gone.append(message.position)
-                if state == STORED:
+                if state >= STORED:
                     removed.append(message.position)
+                    if state == SHARED:
+                        self._released.append(message.content_id)
                 else:
                     self._settled += 1
                 if counts_bytes:
@@ -291,7 +325,7 @@ class QueueLog:
             self._count_levels(put, gone)
         if updated:
             updated = [message for message in updated if message.state >= LOGGED]
-            self._updated += [message for message in updated if message.state == STORED]
+            self._updated += [message for message in updated if message.state >= STORED]
         if chunks is not None and self._durable:
             runs: list[bytes] = []
             count = encode_runs(put, self.counts_attempts, runs) + encode_runs(updated, self.counts_attempts, runs)
@@ -310,19 +344,28 @@ class QueueLog:
         prefix = key_prefix(self.queue_id)
         put = batch.puts.append
         leases = self.counts_attempts
+        large = self._journal.large
+        large_bytes_min = self._journal.shared_bytes_min
         for message in self._unsaved:
             if message.state == LOGGED:
                 message.state = STORED
                 begun = 1 if leases and message.consumer is not None else 0
-                put((prefix + pack_position(message.position), encode_record(message, begun)))
+                if len(message.content) > large_bytes_min:
+                    large.append((len(batch.puts), message, begun))
+                    put((prefix + pack_position(message.position), b""))
+                else:
+                    put((prefix + pack_position(message.position), encode_record(message, begun)))
         for message in self._updated:
-            if message.state == STORED:
+            if message.state >= STORED:
                 begun = 1 if leases and message.consumer is not None else 0
-                put((prefix + pack_position(message.position), encode_record(message, begun)))
+                encode = encode_record if message.state == STORED else encode_reference
+                put((prefix + pack_position(message.position), encode(message, begun)))
         batch.deletes += [prefix + pack_position(position) for position in self._removed]
+        assert batch.released is not None
+        batch.released += self._released
         batch.states.append((self.queue_id, self.state()))
         self.taken_position = self.next_position - 1
-        self._unsaved, self._updated, self._removed = [], [], []
+        self._unsaved, self._updated, self._removed, self._released = [], [], [], []
         self._settled = 0
 
     def state(self) -> QueueState:

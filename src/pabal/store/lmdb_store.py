@@ -6,14 +6,16 @@ where the disk is waited for, may run on another. LMDB's own write lock belongs 
 time (the turn sees to it), and no reader open when a write transaction begins (`read` is short and synchronous).
 
 Databases: `messages` queue id + position → record; `queues` queue id → state; `definitions` key → JSON;
-`drops` queue id + first + last, ranges being removed; `meta` "format" → version of this layout, "epoch" → how many
-commits there were, by which the write-ahead log beside the file knows what is new in it.
+`drops` queue id + first + last, ranges being removed; `contents` content id → content of the messages whose records
+refer to it; `references` content id → how many these are, if more than one; `meta` "format" → version of this layout,
+"epoch" → how many commits there were, by which the write-ahead log beside the file knows what is new in it.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from struct import Struct
@@ -29,7 +31,7 @@ from pabal.store.batch import Batch, QueueState, message_key, owner_id
 from pabal.store.check import readable
 from pabal.store.interface import Loaded
 from pabal.store.journal import Journal, QueueLog
-from pabal.store.record import RecordReader
+from pabal.store.record import RecordReader, referred_content
 from pabal.store.residency import Residency
 
 FORMAT_VERSION: Final = 2
@@ -41,6 +43,8 @@ _SPARE_BYTES: Final = 1024 * 1024
 _STATE = Struct(">QQQQ")
 _LEVEL = Struct(">BQ")
 _QUEUE = Struct(">Q")
+_CONTENT = Struct(">Q")
+_REFERENCES = Struct(">Q")
 _DROP = Struct(">QQQ")
 
 
@@ -50,11 +54,12 @@ class LmdbStore:
     def __init__(self, directory: Path, containers: Mapping[int, Container], map_bytes: int = MAP_BYTES) -> None:
         self.journal = Journal()
         self.directory = directory
-        self._reader = RecordReader(containers)
         self.epoch = 0
         """How many commits the data file has had."""
         self.has_log = True
         """There is a log beside the data file; not so when the file is new, or from before there were logs."""
+        self._reader = RecordReader(containers, self._content_of)
+        self._reading: Any = None
         self._lock = _lock_directory(directory)
         self._transaction: Any = None
         self._written = 0  # records put and deleted by the commit that is made
@@ -85,6 +90,8 @@ class LmdbStore:
             self._queues = self._env.open_db(b"queues")
             self._definitions = self._env.open_db(b"definitions")
             self._dropping = self._env.open_db(b"drops")
+            self._contents = self._env.open_db(b"contents")
+            self._references = self._env.open_db(b"references")
             self._meta = self._env.open_db(b"meta")
             self.has_log = version == FORMAT_VERSION
             with self._env.begin() as transaction:
@@ -157,6 +164,9 @@ class LmdbStore:
                     loaded.queues[_QUEUE.unpack(key)[0]] = _decode_state(value)
                 for key, _ in transaction.cursor(db=self._dropping):
                     self._drops.append(_DROP.unpack(key))
+                contents = transaction.cursor(db=self._contents)
+                if contents.last():
+                    self.journal.next_content_id = _CONTENT.unpack(contents.key())[0] + 1
         except Exception as error:  # whatever a damaged file makes a decoder say
             raise StoreError(f"{self.directory / DATA_FILE} is damaged: {_reason(error)}") from None
         durable = durable_ids(loaded.definitions)
@@ -174,6 +184,7 @@ class LmdbStore:
         decode = self._reader.decode
         try:
             with self._env.begin() as transaction:
+                self._reading = transaction
                 cursor = transaction.cursor(db=self._messages)
                 start = self._beyond_drops(queue_id, after + 1)
                 there = cursor.set_range(message_key(queue_id, start))
@@ -184,8 +195,9 @@ class LmdbStore:
                         position = int.from_bytes(key[8:], "big")
                         if self._drops and (start := self._beyond_drops(queue_id, position)) != position:
                             break
-                        found.append(decode(position, record))
-                        size += len(record)
+                        message = decode(position, record)
+                        found.append(message)
+                        size += len(message.content)
                         if len(found) >= most or size >= most_bytes:
                             self._residency.touched(size)
                             return found
@@ -195,6 +207,10 @@ class LmdbStore:
                 return found
         except lmdb.Error as error:
             raise StoreError(f"{self.directory / DATA_FILE} cannot be read: {_reason(error)}") from None
+
+    def _content_of(self, content_id: int) -> bytes | None:
+        content: bytes | None = self._reading.get(_CONTENT.pack(content_id), db=self._contents)
+        return content
 
     def _beyond_drops(self, queue_id: int, position: int) -> int:
         """`position`, or the first one behind the ranges being removed that it lies in."""
@@ -257,7 +273,7 @@ class LmdbStore:
             used = self._env.info()["last_pgno"] * self._page_bytes
             if used + max(self._map_bytes // 8, _SPARE_BYTES) > self._map_bytes:
                 self._grow()
-            self._transaction = self._env.begin(write=True)
+            self._transaction = self._env.begin(write=True, buffers=True)
             try:
                 for batch in batches:
                     self._write(self._transaction, batch)
@@ -275,11 +291,18 @@ class LmdbStore:
                 raise StoreError(f"write to {self.directory / DATA_FILE} failed: {_reason(error)}") from None
 
     def _write(self, transaction: Any, batch: Batch) -> None:
+        released = self._released(transaction, batch) if batch.released is None else batch.released
         if batch.deletes:
             delete = transaction.delete
             messages = self._messages
             for key in batch.deletes:
                 delete(key, b"", messages)
+        if released:
+            self._release(transaction, released)
+        for content_id, content, references in batch.contents:
+            transaction.put(_CONTENT.pack(content_id), content, db=self._contents)
+            if references > 1:
+                transaction.put(_CONTENT.pack(content_id), _REFERENCES.pack(references), db=self._references)
         if batch.puts:
             cursor = transaction.cursor(db=self._messages)
             cursor.putmulti(batch.puts)
@@ -296,20 +319,42 @@ class LmdbStore:
         for queue_id in batch.gone:
             transaction.delete(_QUEUE.pack(queue_id), db=self._queues)
 
+    def _released(self, transaction: Any, batch: Batch) -> list[int]:
+        keys = {*batch.deletes, *(key for key, _ in batch.puts)}
+        records = [transaction.get(key, b"", db=self._messages) for key in keys]
+        return [content_id for content_id in map(referred_content, records) if content_id]
+
     def _remove_some(self, transaction: Any) -> None:
         """Goes on removing the ranges that were dropped: LMDB removes keys one by one, so a commit does some."""
         left = DROPS_PER_COMMIT_MAX
+        released: list[int] = []
         cursor = transaction.cursor(db=self._messages)
         while self._drops and left:
             queue_id, first, last = self._drops[0]
             end = message_key(queue_id, last)
-            there = cursor.set_range(message_key(queue_id, first))
-            while there and left and cursor.key() <= end:
-                there = cursor.delete()
+            cursor.set_range(message_key(queue_id, first))
+            while left and b"" < bytes(cursor.key()) <= end:  # at the end of all the key is empty
+                if content_id := referred_content(cursor.value()):
+                    released.append(content_id)
+                cursor.delete()
                 left -= 1
             if left:
                 transaction.delete(_DROP.pack(queue_id, first, last), db=self._dropping)
                 self._drops.pop(0)
+        self._release(transaction, released)
+
+    def _release(self, transaction: Any, released: list[int]) -> None:
+        """So many references less, once for each time that a content is named; without one it goes."""
+        for content_id, count in Counter(released).items():
+            key = _CONTENT.pack(content_id)
+            kept = transaction.get(key, db=self._references)
+            left = (1 if kept is None else _REFERENCES.unpack(kept)[0]) - count
+            if left > 1:
+                transaction.put(key, _REFERENCES.pack(left), db=self._references)
+            elif kept is not None:
+                transaction.delete(key, db=self._references)
+            if left < 1:
+                transaction.delete(key, db=self._contents)
 
     def _grow(self) -> None:
         """Doubles the address space: the file itself grows only as it fills."""

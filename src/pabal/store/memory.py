@@ -11,7 +11,7 @@ from pabal.model.message import Container, Message
 from pabal.store.batch import Batch, QueueState, owner_id
 from pabal.store.interface import Loaded
 from pabal.store.journal import Journal, QueueLog
-from pabal.store.record import RecordReader
+from pabal.store.record import RecordReader, referred_content
 
 
 class Disk:
@@ -27,9 +27,13 @@ class Disk:
         """How many batches were applied."""
         self.entries: list[tuple[int, bytes]] = []
         """The log: epoch and payload of each entry."""
+        self.contents: dict[int, bytes] = {}
+        self.references: dict[int, int] = {}
 
     def apply(self, batch: Batch) -> None:
         self.epoch += 1
+        for content_id in self._released(batch) if batch.released is None else batch.released:
+            self._release(content_id)
         for key in batch.deletes:
             queue_id, position = int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big")
             messages = self.messages[queue_id]
@@ -37,6 +41,9 @@ class Disk:
             order = self.order[queue_id]  # keeps deleted positions for a while: deleting each would move the rest
             if len(order) > 2 * len(messages) + 1024:
                 self.order[queue_id] = [position for position in order if position in messages]
+        for content_id, content, references in batch.contents:
+            self.contents[content_id] = content
+            self.references[content_id] = references
         for key, record in batch.puts:
             queue_id, position = int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big")
             messages = self.messages.setdefault(queue_id, {})
@@ -52,17 +59,33 @@ class Disk:
             order = self.positions(queue_id)
             low, high = bisect_left(order, first), bisect_left(order, last + 1)
             for position in order[low:high]:
-                self.messages[queue_id].pop(position, None)
+                self._release_record(self.messages[queue_id].pop(position, None))
             del order[low:high]
         for queue_id in batch.gone:
             self.states.pop(queue_id, None)
-            self.messages.pop(queue_id, None)
+            for record in self.messages.pop(queue_id, {}).values():
+                self._release_record(record)
             self.order.pop(queue_id, None)
         for name, value in batch.definitions:
             if value is None:
                 self.definitions.pop(name, None)
             else:
                 self.definitions[name] = value
+
+    def _released(self, batch: Batch) -> list[int]:
+        keys = {*batch.deletes, *(key for key, _ in batch.puts)}
+        places = [(int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big")) for key in keys]
+        records = [self.messages.get(queue_id, {}).get(position, b"") for queue_id, position in places]
+        return [content_id for content_id in map(referred_content, records) if content_id]
+
+    def _release_record(self, record: bytes | None) -> None:
+        if record is not None and (content_id := referred_content(record)):
+            self._release(content_id)
+
+    def _release(self, content_id: int) -> None:
+        self.references[content_id] -= 1
+        if not self.references[content_id]:
+            del self.references[content_id], self.contents[content_id]
 
     def positions(self, queue_id: int) -> list[int]:
         """Those of a queue in order; some may have been deleted."""
@@ -78,7 +101,7 @@ class MemoryStore:
     def __init__(self, containers: Mapping[int, Container], disk: Disk | None = None) -> None:
         self.journal = Journal()
         self.disk = disk or Disk()
-        self._reader = RecordReader(containers)
+        self._reader = RecordReader(containers, self.disk.contents.get)
         self._batch: Batch | None = None
         self._logs: list[QueueLog] = []
 
@@ -101,6 +124,7 @@ class MemoryStore:
         definitions = [decode_definition(data) for data in self.disk.definitions.values()]
         durable = durable_ids(definitions)
         used = {*durable, *map(owner_id, self.disk.states), *map(owner_id, self.disk.messages)}
+        self.journal.next_content_id = max(self.disk.contents, default=0) + 1
         loaded = Loaded(definitions, dict(self.disk.states), max(used, default=0) + 1)
         for queue_id in [queue_id for queue_id in loaded.queues if owner_id(queue_id) not in durable]:
             self.journal.drop_queue(self.journal.queue_log(queue_id, loaded.queues.pop(queue_id)))

@@ -3,6 +3,7 @@
 Version 1, big-endian:  version u8 = 1 | container u8 | flags u8 (1: persistent) | attempts u32 |
 expires_at_ms u64 (0: never) | exchange u8 + bytes | routing key u8 + bytes | content to the end.
 Version 2, for a message with further routing keys: as 1, and before the content their count u32, each u32 + bytes.
+Version 3, for a message whose content is kept by itself: as 2, and in place of the content its id u64.
 
 To change it: add a layout with the next version number and keep decoding the older ones; records are rewritten
 only when their messages are. A data file with a record of a later version is refused, never guessed at.
@@ -10,20 +11,23 @@ only when their messages are. A data file with a record of a later version is re
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from struct import Struct
 from struct import error as StructError
 from typing import Final
 
 from pabal.model.errors import StoreError
-from pabal.model.message import STORED, Container, Envelope, Message
+from pabal.model.message import SHARED, STORED, Container, Envelope, Message
 
-RECORD_VERSION: Final = 2
+RECORD_VERSION: Final = 3
+_REFERENCE: Final = 3
+_REFERENCE_OCTET: Final = bytes((_REFERENCE,))
 PERSISTENT: Final = 1
 
 _HEAD = Struct(">BBBIQ")
 _FRESH = _HEAD.size
 _U32 = Struct(">I")
+_ID = Struct(">Q")
 
 
 def encode_record(message: Message, begun: int = 0) -> bytes:
@@ -43,6 +47,21 @@ def encode_head(message: Message, begun: int = 0) -> bytes:
         fixed = _HEAD.pack(version, container, flags, message.attempts + begun, message.expires_at_ms)
         return fixed + head[_FRESH:]
     return head
+
+
+def encode_reference(message: Message, begun: int = 0) -> bytes:
+    """The record of a SHARED message."""
+    envelope = message.envelope
+    head = envelope.record_head or _encode_envelope(envelope)
+    version, container, flags, _, _ = _HEAD.unpack_from(head)
+    fixed = _HEAD.pack(_REFERENCE, container, flags, message.attempts + begun, message.expires_at_ms)
+    no_copies = b"" if version == 2 else _U32.pack(0)
+    return fixed + head[_FRESH:] + no_copies + _ID.pack(message.content_id)
+
+
+def referred_content(record: bytes | memoryview) -> int:
+    """The id of the content that a record refers to, 0 when it has it in itself."""
+    return int.from_bytes(record[-_ID.size :], "big") if record[:1] == _REFERENCE_OCTET else 0
 
 
 def _encode_envelope(envelope: Envelope) -> bytes:
@@ -79,15 +98,31 @@ def _read_copies(record: bytes, offset: int) -> tuple[tuple[str, ...], int]:
 
 
 class RecordReader:
-    """Decodes records; messages that were published alike come back with one envelope."""
+    """Decodes records; messages that were published alike come back with one envelope. `content_of` knows the
+    contents that are kept by themselves, by their ids; None: there is no such one."""
 
-    def __init__(self, containers: Mapping[int, Container]) -> None:
+    def __init__(self, containers: Mapping[int, Container], content_of: Callable[[int], bytes | None]) -> None:
         self._containers = containers
+        self._content_of = content_of
         self._last_head = b""
         self._last: Envelope | None = None
+        # The last record up to its content, if it has that in itself; and what was in there.
+        self._prefix = b""
+        self._expires_at_ms = 0
+        self._attempts = 0
 
     def decode(self, position: int, record: bytes) -> Message:
-        """The message at `position`, STORED. StoreError when the record is damaged or of a later version."""
+        """The message at `position`, STORED or SHARED. StoreError when the record is damaged or of a later version.
+        One that begins as the last one did (and says itself where that ends) costs a comparison."""
+        prefix = self._prefix
+        envelope = self._last
+        if envelope is None or not prefix or not record.startswith(prefix):
+            return self._decode_other(position, record)
+        message = Message(envelope, record[len(prefix) :], position, self._expires_at_ms, STORED)
+        message.attempts = self._attempts
+        return message
+
+    def _decode_other(self, position: int, record: bytes) -> Message:
         copies: tuple[str, ...] = ()
         try:
             version, code, flags, attempts, expires_at_ms = _HEAD.unpack_from(record)
@@ -102,7 +137,7 @@ class RecordReader:
                 copies, content_at = _read_copies(record, content_at)
         except (IndexError, ValueError, StructError) as error:
             raise StoreError(f"the record at position {position} is damaged: {error}") from None
-        head = record[:3] + record[_FRESH:content_at]
+        head = record[1:3] + record[_FRESH : content_at if copies else keys_end]
         envelope = self._last
         if envelope is None or head != self._last_head:
             container = self._containers.get(code)
@@ -117,6 +152,22 @@ class RecordReader:
                 copies,
             )
             self._last_head, self._last = head, envelope
-        message = Message(envelope, record[content_at:], position, expires_at_ms, STORED)
+        if version == _REFERENCE:
+            self._prefix = b""
+            message = self._decode_reference(envelope, position, record, content_at)
+        else:
+            self._prefix = record[:content_at]
+            self._expires_at_ms, self._attempts = expires_at_ms, attempts
+            message = Message(envelope, record[content_at:], position, 0, STORED)
+        message.expires_at_ms = expires_at_ms
         message.attempts = attempts
+        return message
+
+    def _decode_reference(self, envelope: Envelope, position: int, record: bytes, content_at: int) -> Message:
+        content_id = int.from_bytes(record[content_at:], "big")
+        content = self._content_of(content_id)
+        if content is None or len(record) != content_at + _ID.size:
+            raise StoreError(f"the record at position {position} is damaged: there is no content {content_id}")
+        message = Message(envelope, content, position, 0, SHARED)
+        message.content_id = content_id
         return message
