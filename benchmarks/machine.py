@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import statistics
@@ -19,7 +20,7 @@ class Machine:
     """Where the benchmark ran.
 
     Attributes:
-        fsync_ms: median of 100 fdatasync, each of 4 KiB more in a file.
+        fsync_ms: median of 500 fdatasync, each of 4 KiB more in a file.
         filesystem: type of the one the brokers' data is on.
         load_average: processes wanting a core when the run began, the last minute's average.
     """
@@ -50,13 +51,13 @@ def describe(directory: Path) -> Machine:
         system=f"{platform.system()} {platform.release()}",
         python=f"{platform.python_implementation()} {platform.python_version()}",
         filesystem=_filesystem(directory),
-        fsync_ms=fsync_ms(directory),
+        fsync_ms=statistics.median(fsyncs_ns(directory)) / 1e6,
         load_average=os.getloadavg()[0],
     )
 
 
-def fsync_ms(directory: Path, times: int = 100) -> float:
-    """Median milliseconds of writing 4 KiB to the end of a file in `directory` and fdatasync."""
+def fsyncs_ns(directory: Path, times: int = 500) -> list[int]:
+    """Nanoseconds of writing 4 KiB to the end of a file in `directory` and fdatasync, so many times."""
     sync = getattr(os, "fdatasync", os.fsync)
     block = os.urandom(4096)
     taken_ns: list[int] = []
@@ -66,7 +67,7 @@ def fsync_ms(directory: Path, times: int = 100) -> float:
             file.write(block)
             sync(file.fileno())
             taken_ns.append(time.monotonic_ns() - began_ns)
-    return statistics.median(taken_ns) / 1e6
+    return taken_ns
 
 
 def tree(root: int) -> list[int]:
@@ -90,7 +91,7 @@ def session(process: int) -> int | None:
 
 def usage(processes: list[int]) -> Usage | None:
     """What these processes take together; None when nothing is known of them."""
-    resident, peak, ticks, known = 0, 0, 0, False
+    resident, peak, cpu_s, known = 0, 0, 0.0, False
     for process in processes:
         fields = _stat_fields(process)
         if not fields:
@@ -102,9 +103,25 @@ def usage(processes: list[int]) -> Usage | None:
         sizes = dict(line.split(":", 1) for line in status.splitlines() if line.startswith("Vm"))
         resident += _kib(sizes.get("VmRSS")) * 1024
         peak += _kib(sizes.get("VmHWM")) * 1024
-        ticks += int(fields[11]) + int(fields[12])
+        cpu_s += _cpu_s(process) or (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
         known = True
-    return Usage(resident, peak, ticks / _TICKS_PER_S) if known else None
+    return Usage(resident, peak, cpu_s) if known else None
+
+
+def forget_peaks(processes: list[int]) -> None:
+    """Have the peaks of these processes begin anew, at what they have now; where the system can do that."""
+    for process in processes:
+        with contextlib.suppress(OSError):
+            (PROC / str(process) / "clear_refs").write_text("5")
+
+
+def _cpu_s(process: int) -> float:
+    """CPU seconds of the threads of a process, to the nanosecond; 0 where the system does not count them."""
+    taken_ns = 0
+    for file in (PROC / str(process) / "task").glob("*/schedstat"):
+        with contextlib.suppress(OSError):
+            taken_ns += int(file.read_text().split()[0])
+    return taken_ns / 1e9
 
 
 def _stat_fields(process: int) -> list[str]:
