@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -98,15 +99,23 @@ class OwnBroker(Broker):
         name: as the tables call it.
         protocol: what it speaks.
         directory: for its data and log; is created.
+        data: what in the directory is to be removed to begin anew.
         command: starts it in the foreground; `{port}` and `{directory}` are filled in.
         environment: added to ours.
     """
 
     def __init__(
-        self, name: str, protocol: Protocol, directory: Path, command: list[str], environment: dict[str, str]
+        self,
+        name: str,
+        protocol: Protocol,
+        directory: Path,
+        data: str,
+        command: list[str],
+        environment: dict[str, str],
     ) -> None:
         super().__init__(name, free_port(), protocol)
         self.directory = directory
+        self.data = directory / data
         directory.mkdir(parents=True)
         self._command = command
         self._environment = environment
@@ -115,9 +124,20 @@ class OwnBroker(Broker):
         self._log = directory / "broker.log"
 
     def start(self) -> None:
+        """Start the subprocess and wait until a client can work, and has it settle."""
+        began = time.monotonic()
+        self.launch()
+        self.startup_s = self.startup_s or time.monotonic() - began
+        time.sleep(SETTLE_SECONDS)
+        assert self._process is not None
+        self._processes = machine.tree(self._process.pid)
+        usage = self.usage()
+        self.idle_bytes = self.idle_bytes or (usage.resident_bytes if usage else None)
+
+    def launch(self) -> None:
         """Start the subprocess and wait until a client can work."""
         places = {"port": str(self.port), "directory": str(self.directory)}
-        with self._log.open("wb") as log:
+        with self._log.open("ab") as log:
             began = time.monotonic()
             self._process = subprocess.Popen(
                 [part.format(**places) for part in self._command],
@@ -129,11 +149,24 @@ class OwnBroker(Broker):
                 start_new_session=True,
             )
         self.version = self._wait_ready(began + START_SECONDS_MAX)
-        self.startup_s = time.monotonic() - began
-        time.sleep(SETTLE_SECONDS)
         self._processes = machine.tree(self._process.pid)
-        usage = self.usage()
-        self.idle_bytes = usage.resident_bytes if usage else None
+
+    def begin_anew(self) -> None:
+        """Stop it, remove its data, start it."""
+        self.forget_peak()
+        self.stop()
+        shutil.rmtree(self.data, ignore_errors=True)
+        self.start()
+
+    def crash(self) -> None:
+        """End all its processes as kill -9 does."""
+        self.forget_peak()
+        assert self._process is not None
+        for each in machine.tree(self._process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(each, signal.SIGKILL)
+        self._process.wait()
+        self.stop()
 
     def _wait_ready(self, deadline: float) -> str:
         assert self._process is not None

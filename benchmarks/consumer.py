@@ -237,6 +237,16 @@ def consume(load: Load, queue: str, gate: Gate) -> Report:
 def _consume_all(connection: Connection, load: Load, queue: str, report: Report) -> None:
     connection.consume(queue, prefetch=load.prefetch)
     deliveries = Deliveries(connection, load, queue)
+    ack_as_they_come(connection, load, deliveries, report)
+    deliveries.gather(1)
+    if load.prefetch:
+        connection.ack(deliveries.count)
+
+
+def ack_as_they_come(
+    connection: Connection, load: Load, deliveries: Deliveries, report: Report | None = None
+) -> None:
+    """Take in `load.messages_each` messages and acknowledge all but the last ones; note their ages in `report`."""
     acked, ack_at_least = 0, 1 if load.single_acks else max(1, min(ACK_EVERY, load.prefetch // 4))
     while deliveries.count < load.messages_each:
         if load.prefetch and deliveries.count - acked >= ack_at_least:
@@ -246,13 +256,10 @@ def _consume_all(connection: Connection, load: Load, queue: str, report: Report)
                 connection.ack(deliveries.count)
             acked = deliveries.count
         whole = deliveries.receive()
-        if load.rate_per_s:
+        if load.rate_per_s and report:
             _note_ages(report, whole, deliveries.pattern, load.size_bytes)
     if deliveries.count != load.messages_each or deliveries.rest_bytes:
-        raise LoadError(f"more than {load.messages_each} messages in {queue}")
-    deliveries.gather(1)
-    if load.prefetch:
-        connection.ack(deliveries.count)
+        raise LoadError(f"more than {load.messages_each} messages were delivered")
 
 
 def _get_all(connection: Connection, load: Load, queue: str) -> None:

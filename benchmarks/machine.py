@@ -36,11 +36,12 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a process tree takes: resident bytes now and at most so far, CPU seconds since its start."""
+    """What a process tree takes: resident bytes now and at most so far; CPU seconds and bytes written to disk."""
 
     resident_bytes: int
     peak_bytes: int
     cpu_s: float
+    written_bytes: int
 
 
 def describe(directory: Path) -> Machine:
@@ -70,6 +71,31 @@ def fsyncs_ns(directory: Path, times: int = 500) -> list[int]:
     return taken_ns
 
 
+def sequential_mib_s(directory: Path, mebibytes: int = 64) -> float:
+    """MiB a second of writing blocks of 1 MiB to a file in `directory`, each on disk before the next (O_DSYNC)."""
+    block = os.urandom(1_048_576)
+    path = directory / f".sequential-{os.getpid()}"
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_DSYNC, 0o600)
+    try:
+        began_ns = time.monotonic_ns()
+        for _ in range(mebibytes):
+            os.write(file, block)
+        return mebibytes / (time.monotonic_ns() - began_ns) * 1e9
+    finally:
+        os.close(file)
+        path.unlink()
+
+
+def disk_bytes(directory: Path) -> int:
+    """Bytes that the files of a directory take on the disk."""
+    total = 0
+    for place, _, names in os.walk(directory):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.stat(os.path.join(place, name)).st_blocks * 512
+    return total
+
+
 def tree(root: int) -> list[int]:
     """Process ids of a process and all its living descendants; empty where there is no /proc."""
     children: dict[int, list[int]] = {}
@@ -91,13 +117,14 @@ def session(process: int) -> int | None:
 
 def usage(processes: list[int]) -> Usage | None:
     """What these processes take together; None when nothing is known of them."""
-    resident, peak, cpu_s, known = 0, 0, 0.0, False
+    resident, peak, cpu_s, written, known = 0, 0, 0.0, 0, False
     for process in processes:
         fields = _stat_fields(process)
         if not fields:
             continue
         try:
             status = (PROC / str(process) / "status").read_text()
+            written += int((PROC / str(process) / "io").read_text().partition("\nwrite_bytes: ")[2].split()[0])
         except OSError:
             continue
         sizes = dict(line.split(":", 1) for line in status.splitlines() if line.startswith("Vm"))
@@ -105,7 +132,7 @@ def usage(processes: list[int]) -> Usage | None:
         peak += _kib(sizes.get("VmHWM")) * 1024
         cpu_s += _cpu_s(process) or (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
         known = True
-    return Usage(resident, peak, cpu_s) if known else None
+    return Usage(resident, peak, cpu_s, written) if known else None
 
 
 def forget_peaks(processes: list[int]) -> None:

@@ -25,8 +25,11 @@ class Latency:
         all_ns = sorted(latencies_ns)
         if len(all_ns) < 2:
             return None
-        at = [all_ns[min(len(all_ns) - 1, int(len(all_ns) * share))] / 1e6 for share in (0.5, 0.99, 0.999)]
-        return cls(*at, all_ns[-1] / 1e6)
+
+        def at(share: float) -> float:
+            return all_ns[min(len(all_ns) - 1, int(len(all_ns) * share))] / 1e6
+
+        return cls(at(0.5), at(0.99), at(0.999), all_ns[-1] / 1e6)
 
 
 @dataclass(frozen=True, slots=True)

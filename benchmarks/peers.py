@@ -38,7 +38,7 @@ def pabal(name: str, source: Path, directory: Path, arguments: list[str]) -> Own
     """
     environment = {"PYTHONPATH": str(source.resolve()), "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "pabal", "serve", "--port", "{port}", "--data", "{directory}/data"]
-    broker = OwnBroker(name, AMQP, directory, command + arguments, environment)
+    broker = OwnBroker(name, AMQP, directory, "data", command + arguments, environment)
     probe = subprocess.run(
         [sys.executable, "-c", _PROBE],
         env=os.environ | environment,
@@ -74,14 +74,14 @@ class RabbitMQ(OwnBroker):
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_EPMD_PORT": epmd_port,
         }
-        super().__init__("RabbitMQ", AMQP, directory, [str(server)], environment)
+        super().__init__("RabbitMQ", AMQP, directory, "mnesia", [str(server)], environment)
         (directory / "enabled_plugins").write_text("[].\n")
         (directory / "rabbitmq.conf").write_text("")
         (directory / "rabbitmq-env.conf").write_text("")
         self._epmd_port = epmd_port
         self._epmd: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def launch(self) -> None:
         """Start Erlang's port mapper first: one that RabbitMQ starts for itself would stay behind."""
         epmd = _epmd_program()
         if epmd:
@@ -92,7 +92,7 @@ class RabbitMQ(OwnBroker):
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        super().start()
+        super().launch()
 
     def stop(self) -> None:
         """Stop the node, then the port mapper."""
@@ -116,7 +116,7 @@ def nats(directory: Path) -> Broker | None:
     server = str(beside) if beside.exists() else shutil.which("nats-server")
     if not server:
         return None
-    broker = OwnBroker("NATS", NATS, directory, [server, "-c", "{directory}/nats.conf"], {})
+    broker = OwnBroker("NATS", NATS, directory, "jetstream", [server, "-c", "{directory}/nats.conf"], {})
     broker.durable_share = NATS_DURABLE_SHARE
     (directory / "nats.conf").write_text(configuration(broker.port, str(directory)))
     return broker

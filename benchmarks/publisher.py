@@ -42,7 +42,7 @@ class Confirms:
         at = 0
         while len(buffer) - at >= _CONFIRM_BYTES and buffer.startswith(_ACK_HEAD, at):
             (tag,) = _TAG.unpack_from(buffer, at + len(_ACK_HEAD))
-            fresh.append(self._settle(tag, bool(buffer[at + len(_ACK_HEAD) + _TAG.size] & 1)))
+            fresh.append(self.settle(tag, bool(buffer[at + len(_ACK_HEAD) + _TAG.size] & 1)))
             at += _CONFIRM_BYTES
         del buffer[:at]
         if buffer.startswith(_NACK_HEAD):
@@ -52,7 +52,8 @@ class Confirms:
         self.confirmed += sum(map(len, fresh))
         return fresh
 
-    def _settle(self, tag: int, multiple: bool) -> Sequence[int]:
+    def settle(self, tag: int, multiple: bool) -> Sequence[int]:
+        """Count a confirm; returns the publish numbers that it confirms for the first time."""
         early = self._early
         if multiple:
             fresh: Sequence[int] = range(self._lowest_open, tag + 1)

@@ -49,6 +49,16 @@ class Flow(Scenario):
         return replace(self.load, port=broker.port, messages=messages, size_bytes=scale.size_bytes)
 
 
+class Drain(Flow):
+    """A transient backlog, of which only the consuming is shown: publishing it waits for nothing."""
+
+    def run(self, broker: Broker, scale: Scale) -> Outcome:
+        """Put the load on the broker."""
+        outcome = super().run(broker, scale)
+        outcome.speeds = {self.titles.both: outcome.speeds[self.titles.drain]}
+        return outcome
+
+
 class LatencyFlow(Flow):
     """A load at a given rate, and how long its messages take."""
 
