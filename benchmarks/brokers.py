@@ -8,19 +8,16 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import machine
-from client import Connection, LoadError
+from spec import LoadError, Protocol
 
 START_SECONDS_MAX = 90.0
 STOP_SECONDS_MAX = 20.0
 SETTLE_SECONDS = 1.0
 LOG_LINES_SHOWN = 12
-RABBITMQ_SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
-"""Where Debian keeps it; the one on the PATH there insists on another user."""
 
 
 def free_port() -> int:
@@ -35,16 +32,24 @@ class Broker:
 
     Attributes:
         name: as the tables call it.
-        port: where it speaks AMQP 0-9-1.
+        port: where it listens.
+        protocol: what it speaks there.
         version: as it says itself.
+        form: of Pabal, its own version and whether it is plain or compiled; else empty.
+        peak_bytes: memory at most until it was last asked to forget it.
+        durable_share: of a scenario's durable messages that it gets, so that a slow one takes no longer.
         startup_s: seconds from its start until a client has an open channel; None when not ours.
         idle_bytes: resident memory of the process tree shortly after that; None when not known.
     """
 
-    def __init__(self, name: str, port: int) -> None:
+    def __init__(self, name: str, port: int, protocol: Protocol) -> None:
         self.name = name
         self.port = port
+        self.protocol = protocol
         self.version = "?"
+        self.form = ""
+        self.durable_share = 1.0
+        self.peak_bytes = 0
         self.startup_s: float | None = None
         self.idle_bytes: int | None = None
 
@@ -54,7 +59,7 @@ class Broker:
         Raises:
             LoadError: it ended, or was not ready in time.
         """
-        self.version = _greet(self.port)
+        self.version = self.protocol.greet(self.port)
 
     def stop(self) -> None:
         """Bring it down, with all its processes."""
@@ -67,6 +72,9 @@ class Broker:
         """CPU seconds used so far; None when not known."""
         usage = self.usage()
         return usage.cpu_s if usage else None
+
+    def forget_peak(self) -> None:
+        """Count memory at most anew from here on."""
 
     def last_words(self) -> str:
         """The end of its log; empty when not ours."""
@@ -89,14 +97,25 @@ class OwnBroker(Broker):
 
     Args:
         name: as the tables call it.
+        protocol: what it speaks.
         directory: for its data and log; is created.
+        data: what in the directory is to be removed to begin anew.
         command: starts it in the foreground; `{port}` and `{directory}` are filled in.
         environment: added to ours.
     """
 
-    def __init__(self, name: str, directory: Path, command: list[str], environment: dict[str, str]) -> None:
-        super().__init__(name, free_port())
+    def __init__(
+        self,
+        name: str,
+        protocol: Protocol,
+        directory: Path,
+        data: str,
+        command: list[str],
+        environment: dict[str, str],
+    ) -> None:
+        super().__init__(name, free_port(), protocol)
         self.directory = directory
+        self.data = directory / data
         directory.mkdir(parents=True)
         self._command = command
         self._environment = environment
@@ -105,9 +124,20 @@ class OwnBroker(Broker):
         self._log = directory / "broker.log"
 
     def start(self) -> None:
+        """Start the subprocess and wait until a client can work, and has it settle."""
+        began = time.monotonic()
+        self.launch()
+        self.startup_s = self.startup_s or time.monotonic() - began
+        time.sleep(SETTLE_SECONDS)
+        assert self._process is not None
+        self._processes = machine.tree(self._process.pid)
+        usage = self.usage()
+        self.idle_bytes = self.idle_bytes or (usage.resident_bytes if usage else None)
+
+    def launch(self) -> None:
         """Start the subprocess and wait until a client can work."""
         places = {"port": str(self.port), "directory": str(self.directory)}
-        with self._log.open("wb") as log:
+        with self._log.open("ab") as log:
             began = time.monotonic()
             self._process = subprocess.Popen(
                 [part.format(**places) for part in self._command],
@@ -119,17 +149,30 @@ class OwnBroker(Broker):
                 start_new_session=True,
             )
         self.version = self._wait_ready(began + START_SECONDS_MAX)
-        self.startup_s = time.monotonic() - began
-        time.sleep(SETTLE_SECONDS)
         self._processes = machine.tree(self._process.pid)
-        usage = self.usage()
-        self.idle_bytes = usage.resident_bytes if usage else None
+
+    def begin_anew(self) -> None:
+        """Stop it, remove its data, start it."""
+        self.forget_peak()
+        self.stop()
+        shutil.rmtree(self.data, ignore_errors=True)
+        self.start()
+
+    def crash(self) -> None:
+        """End all its processes as kill -9 does."""
+        self.forget_peak()
+        assert self._process is not None
+        for each in machine.tree(self._process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(each, signal.SIGKILL)
+        self._process.wait()
+        self.stop()
 
     def _wait_ready(self, deadline: float) -> str:
         assert self._process is not None
         while True:
             try:
-                return _greet(self.port)
+                return self.protocol.greet(self.port)
             except LoadError as error:
                 if self._process.poll() is not None:
                     message = f"ended with code {self._process.returncode} before it was ready"
@@ -165,6 +208,12 @@ class OwnBroker(Broker):
         """Memory and CPU time of its process tree as it was when it became ready."""
         return machine.usage(self._processes)
 
+    def forget_peak(self) -> None:
+        """Count memory at most anew from here on, and keep what it was."""
+        usage = self.usage()
+        self.peak_bytes = max(self.peak_bytes, usage.peak_bytes if usage else 0)
+        machine.forget_peaks(self._processes)
+
     def last_words(self) -> str:
         """The end of its log, and with what code it ended if it did."""
         code = self._process.poll() if self._process else None
@@ -173,106 +222,3 @@ class OwnBroker(Broker):
             lines = self._log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]
             return "\n".join(f"  | {line}" for line in lines) + ended
         return ended
-
-
-def pabal(name: str, source: Path, directory: Path, arguments: list[str]) -> OwnBroker:
-    """Pabal as it is in a source tree.
-
-    Args:
-        name: as the tables call it.
-        source: holds the package `pabal`.
-        directory: for its data.
-        arguments: more for `pabal serve`.
-
-    Raises:
-        LoadError: `source` is not what would run.
-    """
-    environment = {"PYTHONPATH": str(source.resolve()), "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "pabal", "serve", "--port", "{port}", "--data", "{directory}/data"]
-    broker = OwnBroker(name, directory, command + arguments, environment)
-    probe = subprocess.run(
-        [sys.executable, "-c", "import pabal; print(pabal.__file__)"],
-        env=os.environ | environment,
-        cwd=directory,
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
-    if not Path(probe.stdout.strip() or "/").resolve().is_relative_to(source.resolve()):
-        raise LoadError(f"{name}: no package pabal in {source} {probe.stdout}{probe.stderr}")
-    return broker
-
-
-class RabbitMQ(OwnBroker):
-    """A RabbitMQ node of our own with its defaults, no plugins, and nothing outside its directory."""
-
-    def __init__(self, server: Path, directory: Path) -> None:
-        epmd_port = str(free_port())
-        environment = {
-            "HOME": "{directory}",  # For the Erlang cookie.
-            "RABBITMQ_NODENAME": "pabal-bench@localhost",
-            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
-            "RABBITMQ_NODE_PORT": "{port}",
-            "RABBITMQ_DIST_PORT": str(free_port()),
-            "RABBITMQ_MNESIA_BASE": "{directory}/mnesia",
-            "RABBITMQ_LOG_BASE": "{directory}/log",
-            "RABBITMQ_ENABLED_PLUGINS_FILE": "{directory}/enabled_plugins",
-            "RABBITMQ_CONFIG_FILE": "{directory}/rabbitmq.conf",
-            "RABBITMQ_CONF_ENV_FILE": "{directory}/rabbitmq-env.conf",
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {{127,0,0,1}}",
-            "ERL_EPMD_ADDRESS": "127.0.0.1",
-            "ERL_EPMD_PORT": epmd_port,
-        }
-        super().__init__("RabbitMQ", directory, [str(server)], environment)
-        (directory / "enabled_plugins").write_text("[].\n")
-        (directory / "rabbitmq.conf").write_text("")
-        (directory / "rabbitmq-env.conf").write_text("")
-        self._epmd_port = epmd_port
-        self._epmd: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Start Erlang's port mapper first: one that RabbitMQ starts for itself would stay behind."""
-        epmd = _epmd_program()
-        if epmd:
-            self._epmd = subprocess.Popen(
-                [epmd, "-address", "127.0.0.1", "-port", self._epmd_port],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        super().start()
-
-    def stop(self) -> None:
-        """Stop the node, then the port mapper."""
-        super().stop()
-        if self._epmd:
-            self._epmd.terminate()
-            self._epmd.wait()
-            self._epmd = None
-
-
-def rabbitmq(port: int | None, directory: Path) -> Broker | None:
-    """RabbitMQ: the one listening on `port`, or a node of our own; None when it is not installed."""
-    if port is not None:
-        return Broker("RabbitMQ", port)
-    found = shutil.which("rabbitmq-server")
-    server = RABBITMQ_SERVER if RABBITMQ_SERVER.exists() else Path(found) if found else None
-    return RabbitMQ(server, directory) if server else None
-
-
-def _epmd_program() -> str | None:
-    found = shutil.which("epmd")
-    bundled = sorted(Path("/usr/lib/erlang").glob("erts-*/bin/epmd"))
-    return found or (str(bundled[-1]) if bundled else None)
-
-
-def _greet(port: int) -> str:
-    """Open a connection and a channel, and close them.
-
-    Returns:
-        The broker's version.
-    """
-    connection = Connection(port, timeout_s=10.0)
-    connection.close()
-    return connection.version

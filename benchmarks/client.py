@@ -10,6 +10,9 @@ import contextlib
 import socket
 import struct
 
+from shapes import long_string, short_string, table
+from spec import LoadError
+
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
 FRAME_END = 0xCE
 FRAME_OVERHEAD_BYTES = 8
@@ -17,38 +20,9 @@ CHANNEL = 1
 
 _PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 _BASIC = 60
-_DELIVERY_MODE_FLAG = 0x1000
 _START, _TUNE, _OPEN_OK = (10, 10), (10, 30), (10, 41)
+_ACK_HEAD, _SINGLE_ACK_END = struct.pack(">BHIHH", METHOD, CHANNEL, 13, _BASIC, 80), b"\x00\xce"
 _CONNECTION_CLOSE, _CHANNEL_CLOSE, _BASIC_CANCEL = (10, 50), (20, 40), (60, 30)
-
-
-class LoadError(Exception):
-    """The broker refused or broke something, or the load did not come through in time."""
-
-
-def short_string(text: str) -> bytes:
-    """Encode a shortstr: one byte of length, then UTF-8."""
-    data = text.encode()
-    return bytes([len(data)]) + data
-
-
-def long_string(data: bytes) -> bytes:
-    """Encode a longstr: four bytes of length, then the bytes."""
-    return struct.pack(">I", len(data)) + data
-
-
-def table(fields: dict[str, str | bool | dict[str, bool]]) -> bytes:
-    """Encode a field table of strings, booleans and tables."""
-    out = bytearray()
-    for name, value in fields.items():
-        out += short_string(name)
-        if isinstance(value, bool):
-            out += b"t" + bytes([value])
-        elif isinstance(value, str):
-            out += b"S" + long_string(value.encode())
-        else:
-            out += b"F" + table(dict(value))
-    return long_string(bytes(out))
 
 
 def frame(kind: int, channel: int, payload: bytes) -> bytes:
@@ -61,15 +35,24 @@ def method(class_id: int, method_id: int, arguments: bytes, channel: int = CHANN
     return frame(METHOD, channel, struct.pack(">HH", class_id, method_id) + arguments)
 
 
-def publish_frames(queue: str, body: bytes, *, persistent: bool, frame_bytes_max: int) -> tuple[bytes, int]:
-    """All frames of one publish through the default exchange.
+def publish_frames(
+    exchange: str, routing_key: str, properties: tuple[int, bytes], body: bytes, frame_bytes_max: int
+) -> tuple[bytes, int]:
+    """All frames of one publish.
+
+    Args:
+        exchange: its name.
+        routing_key: as a string.
+        properties: flags and the encoded properties.
+        body: of any size.
+        frame_bytes_max: as agreed upon with the broker.
 
     Returns:
         The bytes, and the offset at which the body begins in them.
     """
-    start = method(_BASIC, 40, b"\x00\x00" + short_string("") + short_string(queue) + b"\x00")
-    properties = struct.pack(">HHQHB", _BASIC, 0, len(body), _DELIVERY_MODE_FLAG, 2 if persistent else 1)
-    start += frame(HEADER, CHANNEL, properties)
+    start = method(_BASIC, 40, b"\x00\x00" + short_string(exchange) + short_string(routing_key) + b"\x00")
+    flags, values = properties
+    start += frame(HEADER, CHANNEL, struct.pack(">HHQH", _BASIC, 0, len(body), flags) + values)
     step = frame_bytes_max - FRAME_OVERHEAD_BYTES
     pieces = [frame(BODY, CHANNEL, body[at : at + step]) for at in range(0, len(body), step)]
     return start + b"".join(pieces), len(start) + 7
@@ -230,26 +213,45 @@ class Connection:
         """Delete a queue with all that is in it."""
         self.call(50, 40, b"\x00\x00" + short_string(queue) + b"\x00", 41)
 
+    def declare_exchange(self, exchange: str, kind: str) -> None:
+        """Declare a transient exchange of a type."""
+        self.call(40, 10, b"\x00\x00" + short_string(exchange) + short_string(kind) + b"\x00" + table({}), 11)
+
+    def delete_exchange(self, exchange: str) -> None:
+        """Delete an exchange."""
+        self.call(40, 20, b"\x00\x00" + short_string(exchange) + b"\x00", 21)
+
+    def bind(self, queue: str, exchange: str, routing_key: str, arguments: bytes) -> None:
+        """Bind a queue to an exchange; `arguments` is an encoded table."""
+        names = short_string(queue) + short_string(exchange) + short_string(routing_key)
+        self.call(50, 20, b"\x00\x00" + names + b"\x00" + arguments, 21)
+
     def select_confirms(self) -> None:
         """Have every publish confirmed from here on."""
         self.call(85, 10, b"\x00", 11)
 
-    def consume(self, queue: str, *, prefetch: int) -> None:
+    def consume(self, queue: str, *, prefetch: int, consumer_tag: str = "c") -> None:
         """Start a consumer.
 
         Args:
             queue: where from.
             prefetch: messages that may be unacknowledged at once; 0 for automatic acknowledgement.
+            consumer_tag: its name.
         """
         if prefetch:
             self.call(_BASIC, 10, struct.pack(">IHB", 0, prefetch, 0), 11)
         flags = 0 if prefetch else 2
-        arguments = b"\x00\x00" + short_string(queue) + short_string("c") + bytes([flags]) + table({})
+        arguments = b"\x00\x00" + short_string(queue) + short_string(consumer_tag) + bytes([flags]) + table({})
         self.call(_BASIC, 20, arguments, 21)
 
     def ack(self, delivery_tag: int) -> None:
         """Acknowledge this delivery and all before it."""
         self.send(method(_BASIC, 80, struct.pack(">QB", delivery_tag, 1)))
+
+    def ack_each(self, first: int, last: int) -> None:
+        """Acknowledge the deliveries from `first` to `last`, each by itself."""
+        head, end = _ACK_HEAD, _SINGLE_ACK_END
+        self.send(b"".join([head + tag.to_bytes(8) + end for tag in range(first, last + 1)]))
 
     def close(self) -> None:
         """Close channel and connection in order, so that the broker has taken in all that was sent."""

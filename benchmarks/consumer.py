@@ -12,16 +12,18 @@ import struct
 import time
 from bisect import bisect_right
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, cycle
 
-from client import BODY, FRAME_OVERHEAD_BYTES, METHOD, Connection, LoadError
-from spec import STAMP_BYTES, Gate, Load, Report
+from client import BODY, FRAME_OVERHEAD_BYTES, METHOD, Connection, method
+from shapes import properties, routing_key, short_string
+from spec import STAMP_BYTES, Gate, Load, LoadError, Report
 
 RECEIVE_BYTES = 262_144
 ACK_EVERY = 100
 GATHER_BYTES = 16_384
 
 _TAG = struct.Struct(">Q")
+_GET_OK = struct.pack(">HH", 60, 71)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +31,15 @@ class Pattern:
     """How every delivery of a consumer looks: `head`, delivery tag (8 bytes), `middle`, body, frame end.
 
     Attributes:
+        load, queue: tell in what the messages differ.
         head: bytes before the delivery tag.
         middle: bytes between the delivery tag and the body, for the first delivery.
         body_size_at: where in `middle` the content header tells the body's size.
         around_bytes: size of a delivery without its body.
     """
 
+    load: Load
+    queue: str
     head: bytes
     middle: bytes
     body_size_at: int
@@ -45,17 +50,22 @@ class Pattern:
         """Offset of the body."""
         return len(self.head) + _TAG.size + len(self.middle)
 
-    def holds(self, delivery: memoryview, tag: int) -> bool:
-        """Whether a whole delivery has this pattern and this tag."""
+    def holds(self, delivery: memoryview, tag: int, number: int) -> bool:
+        """Whether a whole delivery has this pattern, this tag, and what message `number` of the cycle has."""
         middle_at = len(self.head) + _TAG.size
         return (
             delivery[: len(self.head)] == self.head
             and _TAG.unpack_from(delivery, len(self.head))[0] == tag
-            and delivery[middle_at : self.body_at] == self._middle(len(delivery) - self.around_bytes)
+            and delivery[middle_at : self.body_at] == self._middle(len(delivery) - self.around_bytes, number)
         )
 
-    def _middle(self, size_bytes: int) -> bytes:
+    def _middle(self, size_bytes: int, number: int) -> bytes:
         """`middle` for a body of this size. It has another size than the first only if it is in one frame."""
+        load, queue = self.load, self.queue
+        if load.exchange or load.own_properties:
+            first_key, key = (short_string(routing_key(load, queue, each)) for each in (0, number))
+            first_values, values = (properties(load, each)[1] for each in (0, number))
+            return self.middle.replace(first_key, key, 1).replace(first_values, values, 1)
         (first_size_bytes,) = _TAG.unpack_from(self.middle, self.body_size_at)
         if size_bytes == first_size_bytes:
             return self.middle
@@ -65,12 +75,13 @@ class Pattern:
         return bytes(middle)
 
     @classmethod
-    def learn(cls, connection: Connection, size_bytes: int) -> tuple[Pattern, bytes]:
-        """Take the first delivery apart; it is to have a body of this size.
+    def learn(cls, connection: Connection, load: Load, queue: str) -> tuple[Pattern, bytes]:
+        """Take the first delivery apart; it is to be the load's first message.
 
         Returns:
             The pattern, and the delivery's bytes.
         """
+        size_bytes = load.body_sizes()[0]
         kind, deliver = connection.read_frame()
         if kind != METHOD or deliver[7:11] != b"\x00\x3c\x00\x3c":
             raise LoadError(f"expected basic.deliver, got {deliver[:16]!r}")
@@ -89,8 +100,10 @@ class Pattern:
             missing -= len(piece) - FRAME_OVERHEAD_BYTES
         middle_at = head_bytes + _TAG.size
         body_size_at = len(deliver) + 11 - middle_at
-        pattern = cls(whole[:head_bytes], whole[middle_at:body_at], body_size_at, len(whole) - size_bytes)
-        return pattern, whole
+        middle, around_bytes = whole[middle_at:body_at], len(whole) - size_bytes
+        if properties(load, 0)[1] not in middle or short_string(routing_key(load, queue, 0)) not in middle:
+            raise LoadError("the first delivery has another routing key or other properties than were published")
+        return cls(load, queue, whole[:head_bytes], middle, body_size_at, around_bytes), whole
 
 
 class Tally:
@@ -125,18 +138,18 @@ class Deliveries:
 
     Args:
         connection: has just begun to consume.
-        load: tells what is to come.
+        load, queue: tell what is to come.
 
     Attributes:
         count: whole deliveries so far.
         rest_bytes: of the delivery after them.
     """
 
-    def __init__(self, connection: Connection, load: Load) -> None:
+    def __init__(self, connection: Connection, load: Load, queue: str) -> None:
         sizes_bytes = load.body_sizes()
         if load.mixed and max(sizes_bytes) > connection.frame_bytes_max - FRAME_OVERHEAD_BYTES:
             raise LoadError("mixed bodies have to fit into one frame each")
-        self.pattern, first = Pattern.learn(connection, sizes_bytes[0])
+        self.pattern, first = Pattern.learn(connection, load, queue)
         self.count = 0
         self.rest_bytes = 0
         self._connection = connection
@@ -195,12 +208,12 @@ class Deliveries:
         fits = left[:begun] == pattern.head[:begun]
         last = whole[len(whole) - self._tally.size_bytes(number) :] if fresh else whole
         if fresh and fits:
-            fits = pattern.holds(last, self.count)
+            fits = pattern.holds(last, self.count, number % self._cycle)
         if not fits:
             self._connection.buffer[:0] = bytes(whole) + bytes(left)
             while len(self._connection.buffer) >= FRAME_OVERHEAD_BYTES:
                 self._connection.read_frame()  # Raises at connection.close or channel.close, if that came.
-            raise LoadError(f"delivery {self.count} is not like the first, or its tag is not {self.count}")
+            raise LoadError(f"delivery {self.count} is not like the one published, or its tag is not {self.count}")
         if fresh and self._numbered:
             (stamp,) = _TAG.unpack_from(last, pattern.body_at)
             if stamp != number % self._cycle:
@@ -212,24 +225,57 @@ def consume(load: Load, queue: str, gate: Gate) -> Report:
     connection = Connection(load.port)
     gate()
     report = Report.begin()
-    connection.consume(queue, prefetch=load.prefetch)
-    deliveries = Deliveries(connection, load)
-    acked, ack_at_least = 0, max(1, min(ACK_EVERY, load.prefetch // 4))
-    while deliveries.count < load.messages_each:
-        if load.prefetch and deliveries.count - acked >= ack_at_least:
-            connection.ack(deliveries.count)
-            acked = deliveries.count
-        whole = deliveries.receive()
-        if load.rate_per_s:
-            _note_ages(report, whole, deliveries.pattern, load.size_bytes)
+    if load.get:
+        _get_all(connection, load, queue)
+    else:
+        _consume_all(connection, load, queue, report)
     report.end()
-    if deliveries.count != load.messages_each or deliveries.rest_bytes:
-        raise LoadError(f"more than {load.messages_each} messages in {queue}")
+    connection.close()
+    return report
+
+
+def _consume_all(connection: Connection, load: Load, queue: str, report: Report) -> None:
+    connection.consume(queue, prefetch=load.prefetch)
+    deliveries = Deliveries(connection, load, queue)
+    ack_as_they_come(connection, load, deliveries, report)
     deliveries.gather(1)
     if load.prefetch:
         connection.ack(deliveries.count)
-    connection.close()
-    return report
+
+
+def ack_as_they_come(
+    connection: Connection, load: Load, deliveries: Deliveries, report: Report | None = None
+) -> None:
+    """Take in `load.messages_each` messages and acknowledge all but the last ones; note their ages in `report`."""
+    acked, ack_at_least = 0, 1 if load.single_acks else max(1, min(ACK_EVERY, load.prefetch // 4))
+    while deliveries.count < load.messages_each:
+        if load.prefetch and deliveries.count - acked >= ack_at_least:
+            if load.single_acks:
+                connection.ack_each(acked + 1, deliveries.count)
+            else:
+                connection.ack(deliveries.count)
+            acked = deliveries.count
+        whole = deliveries.receive()
+        if load.rate_per_s and report:
+            _note_ages(report, whole, deliveries.pattern, load.size_bytes)
+    if deliveries.count != load.messages_each or deliveries.rest_bytes:
+        raise LoadError(f"more than {load.messages_each} messages were delivered")
+
+
+def _get_all(connection: Connection, load: Load, queue: str) -> None:
+    """Get message after message; each get brings the ack of the one before."""
+    get = method(60, 70, b"\x00\x00" + short_string(queue) + bytes([not load.prefetch]))
+    ack = b""
+    for number, body in zip(range(load.messages_each), cycle(load.bodies()), strict=False):
+        connection.send(ack + get)
+        kind, answer = connection.read_frame()
+        if kind != METHOD or answer[7:11] != _GET_OK or _TAG.unpack_from(answer, 11)[0] != number + 1:
+            raise LoadError(f"expected get-ok with the tag {number + 1}, got {answer[:24]!r}")
+        connection.read_frame()
+        if connection.read_frame()[1][7:-1] != body:
+            raise LoadError(f"get {number + 1} did not bring message {number}")
+        ack = method(60, 80, _TAG.pack(number + 1) + b"\x00") if load.prefetch else b""
+    connection.send(ack)
 
 
 def _note_ages(report: Report, whole: memoryview, pattern: Pattern, size_bytes: int) -> None:

@@ -1,210 +1,67 @@
-"""A load generator for AMQP 0-9-1 brokers: publishers and consumers in processes of their own, one result.
+"""A load on a broker: publishers and consumers in processes of their own, one result.
 
     python benchmarks/load.py --port 5672 --durable --window 500
 
-As a library: `run_load(Load(port=5672))`.
+As a library: `run_load(Load(port=5672), AMQP, Titles())`.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import itertools
 import json
-import multiprocessing
-import multiprocessing.connection
-import os
-import signal
-import statistics
 import sys
 import time
-import traceback
-from array import array
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
-from multiprocessing.connection import Connection as Pipe
-from multiprocessing.process import BaseProcess
-from typing import Any
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 
-from client import Connection, LoadError
-from consumer import consume
-from publisher import publish
-from spec import STAMP_BYTES, Gate, Load, Report
+from amqp import AMQP
+from crew import Crew, collect
+from outcome import Outcome, Speed
+from spec import Load, LoadError, Protocol, Report, Task
 
-SLOWEST_PER_S = 1_500
+SLOWEST_PER_S = 1_000
 """A broker that does fewer messages a second than this runs into the deadline."""
 
-Task = Callable[[Load, str, Gate], Report]
 CpuClock = Callable[[], float | None]
-
-_run_number = itertools.count(1)
-_forking = multiprocessing.get_context("fork")
+"""The CPU seconds that the broker has used so far, or None when not known."""
 
 
 @dataclass(frozen=True, slots=True)
-class Latency:
-    """Percentiles of a latency in milliseconds."""
+class Titles:
+    """What the rows of a load are called: a load in one phase has `both`, a backlog the other two."""
 
-    p50_ms: float
-    p99_ms: float
-    max_ms: float
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What came of a load.
-
-    Attributes:
-        per_s: messages a second; of "both" at once, or of "publish" and "drain" for a backlog.
-        broker_us: the broker's CPU time in µs per message, same keys; empty when not known.
-        publisher_us, consumer_us: the generator's own CPU time in µs per message.
-        end_to_end, confirm: latencies; None when not measured.
-    """
-
-    per_s: dict[str, float] = field(default_factory=dict)
-    broker_us: dict[str, float] = field(default_factory=dict)
-    publisher_us: float = 0.0
-    consumer_us: float = 0.0
-    end_to_end: Latency | None = None
-    confirm: Latency | None = None
+    both: str = "both"
+    publish: str = "publish"
+    drain: str = "drain"
 
 
-class Crew:
-    """Workers of one kind, one for each queue, started, connected and waiting to begin."""
-
-    def __init__(self, task: Task, load: Load, queues: list[str]) -> None:
-        self.pipes: list[Pipe] = []
-        self._processes: list[BaseProcess] = []
-        for queue in queues:
-            ours, theirs = _forking.Pipe()
-            process = _forking.Process(target=_work, args=(task, load, queue, theirs), daemon=True)
-            process.start()
-            theirs.close()
-            self.pipes.append(ours)
-            self._processes.append(process)
-
-    def go(self) -> None:
-        """Let all of them begin."""
-        for pipe in self.pipes:
-            pipe.send("go")
-
-    def stop(self) -> None:
-        """End all of them, now if they have not ended."""
-        for process, pipe in zip(self._processes, self.pipes, strict=True):
-            pipe.close()
-            process.join(0.3)
-            if process.is_alive():
-                process.kill()
-                process.join()
-
-
-def _work(task: Task, load: Load, queue: str, pipe: Pipe) -> None:
-    """A worker process: reports "ready", then a `Report`, or else what went wrong as text."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent gets it too, and ends its workers.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-    def gate() -> None:
-        pipe.send("ready")
-        pipe.recv()
-
-    answer: Report | LoadError
-    try:
-        answer = task(load, queue, gate)
-    except LoadError as error:
-        answer = LoadError(f"{task.__name__} {queue}: {error}")
-    except EOFError:
-        return  # The parent has given up.
-    except Exception:
-        answer = LoadError(f"{task.__name__} {queue}:\n{traceback.format_exc()}")
-    with contextlib.suppress(OSError):
-        pipe.send(answer)
-
-
-def _collect(pipes: list[Pipe], deadline: float) -> list[Any]:
-    """Wait for one answer of each worker; the first error of any ends it.
-
-    Args:
-        pipes: to the workers.
-        deadline: in seconds of the monotonic clock.
-    """
-    answers: dict[Pipe, Any] = {}
-    while len(answers) < len(pipes):
-        waiting = [pipe for pipe in pipes if pipe not in answers]
-        for pipe in multiprocessing.connection.wait(waiting, max(0.0, deadline - time.monotonic())):
-            assert isinstance(pipe, Pipe)
-            try:
-                answer = pipe.recv()
-            except EOFError:
-                raise LoadError("a worker process died") from None
-            if isinstance(answer, LoadError):
-                raise answer
-            answers[pipe] = answer
-        if time.monotonic() >= deadline:
-            raise LoadError(f"deadline passed with {len(pipes) - len(answers)} workers at it still")
-    return [answers[pipe] for pipe in pipes]
-
-
-@contextlib.contextmanager
-def _queues(load: Load) -> Iterator[list[str]]:
-    """Fresh, empty queues; deleted at the end. A queue that is not empty after a good run is an error."""
-    number = next(_run_number)
-    names = [f"bench.{os.getpid()}.{number}.{each}" for each in range(load.queues)]
-    control = Connection(load.port)
-    try:
-        for name in names:
-            control.declare(name, durable=load.durable)
-            control.purge(name)
-        yield names
-        for name in names:
-            patience = time.monotonic() + 2.0
-            while left := control.declare(name, passive=True):
-                if time.monotonic() > patience:
-                    raise LoadError(f"{left} messages are left in {name} after all were consumed")
-                time.sleep(0.02)
-        for name in names:
-            control.delete(name)
-        control.close()
-    except BaseException:
-        with contextlib.suppress(LoadError):
-            for name in names:
-                control.delete(name)
-        control.sock.close()
-        raise
-
-
-def run_load(load: Load, cpu_clock: CpuClock = lambda: None) -> Outcome:
+def run_load(load: Load, protocol: Protocol, titles: Titles, cpu_clock: CpuClock = lambda: None) -> Outcome:
     """Put a load on a broker.
-
-    Args:
-        load: what to send.
-        cpu_clock: the CPU seconds that the broker has used so far, or None when not known.
 
     Raises:
         LoadError: the broker refused, lost or multiplied something, or took too long.
     """
-    if load.rate_per_s and load.size_bytes < STAMP_BYTES:
-        raise LoadError(f"latency needs bodies of {STAMP_BYTES} bytes or more, for their time stamp")
-    if load.rate_per_s and load.mixed:
-        raise LoadError("latency needs bodies of one size")
-    if load.messages_each < 1 or load.size_bytes < 1:
-        raise LoadError("a load needs at least one message for each queue and one byte in it")
     outcome = Outcome()
-    with _queues(load) as queues:
+    with protocol.fresh_queues(load) as queues:
+
+        def phase(title: str, tasks: list[Task]) -> list[list[Report]]:
+            return _run_phase(title, tasks, load, queues, outcome, cpu_clock)
+
         if load.backlog:
-            (published,) = _run_phase("publish", [publish], load, queues, outcome, cpu_clock)
-            (consumed,) = _run_phase("drain", [consume], load, queues, outcome, cpu_clock)
+            (published,) = phase(titles.publish, [protocol.publish])
+            (consumed,) = phase(titles.drain, [protocol.consume])
         else:
-            consumed, published = _run_phase("both", [consume, publish], load, queues, outcome, cpu_clock)
+            consumed, published = phase(titles.both, [protocol.consume, protocol.publish])
     messages = load.messages_each * load.queues
     outcome.publisher_us = sum(each.cpu_ns for each in published) / messages / 1000
     outcome.consumer_us = sum(each.cpu_ns for each in consumed) / messages / 1000
-    outcome.confirm = _latency(published)
-    outcome.end_to_end = _latency(consumed)
+    outcome.add_latency(f"{titles.both}: end to end", consumed)
+    outcome.add_latency(f"{titles.both}: confirm", published)
     return outcome
 
 
 def _run_phase(
-    name: str, tasks: list[Task], load: Load, queues: list[str], outcome: Outcome, cpu_clock: CpuClock
+    title: str, tasks: list[Task], load: Load, queues: list[str], outcome: Outcome, cpu_clock: CpuClock
 ) -> list[list[Report]]:
     """Run workers on all queues at once and note the speed in `outcome`.
 
@@ -220,34 +77,23 @@ def _run_phase(
     try:
         crews.extend(Crew(task, load, queues) for task in tasks)
         pipes = [pipe for crew in crews for pipe in crew.pipes]
-        _collect(pipes, deadline)
+        collect(pipes, deadline)
         cpu_before_s = cpu_clock()
         for crew in crews[:-1]:
             crew.go()
             time.sleep(0.1)  # Consumers are to be subscribed before the first message comes.
         crews[-1].go()
-        reports: list[Report] = _collect(pipes, deadline)
+        reports: list[Report] = collect(pipes, deadline)
         cpu_after_s = cpu_clock()
     finally:
         for crew in crews:
             crew.stop()
     by_task = [reports[at : at + len(queues)] for at in range(0, len(reports), len(queues))]
     began_ns = min(each.started_ns for each in by_task[-1])
-    outcome.per_s[name] = messages / (max(each.ended_ns for each in reports) - began_ns) * 1e9
-    if cpu_before_s is not None and cpu_after_s is not None:
-        outcome.broker_us[name] = (cpu_after_s - cpu_before_s) / messages * 1e6
+    per_s = messages / (max(each.ended_ns for each in reports) - began_ns) * 1e9
+    used_s = None if cpu_before_s is None or cpu_after_s is None else cpu_after_s - cpu_before_s
+    outcome.speeds[title] = Speed(per_s, None if used_s is None else used_s / messages * 1e6)
     return by_task
-
-
-def _latency(reports: list[Report]) -> Latency | None:
-    """Percentiles over all messages of all workers."""
-    latencies_ns: array[int] = array("q")
-    for each in reports:
-        latencies_ns.extend(each.latencies_ns)
-    if len(latencies_ns) < 2:
-        return None
-    percentiles = statistics.quantiles(latencies_ns, n=100)
-    return Latency(percentiles[49] / 1e6, percentiles[98] / 1e6, max(latencies_ns) / 1e6)
 
 
 def _parse() -> tuple[Load, bool]:
@@ -262,6 +108,10 @@ def _parse() -> tuple[Load, bool]:
     parser.add_argument("--prefetch", type=int, default=1000, help="0: automatic acknowledgement")
     parser.add_argument("--backlog", action="store_true", help="publish everything first, then consume it")
     parser.add_argument("--rate", type=int, default=0, help="messages a second and queue; measures latency")
+    parser.add_argument("--single-acks", action="store_true", help="an ack for each message")
+    parser.add_argument("--get", action="store_true", help="fetch messages instead of having them delivered")
+    parser.add_argument("--own-properties", action="store_true", help="others in each message")
+    parser.add_argument("--exchange", default="", choices=("topic", "headers"), help="with 100 bindings")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     options = parser.parse_args()
     load = Load(
@@ -275,15 +125,19 @@ def _parse() -> tuple[Load, bool]:
         backlog=options.backlog,
         rate_per_s=options.rate,
         mixed=options.mixed,
+        single_acks=options.single_acks,
+        get=options.get,
+        own_properties=options.own_properties,
+        exchange=options.exchange,
     )
     return load, options.json
 
 
 def main() -> None:
     """Run one load as the command line says and print what came of it."""
-    load, as_json = _parse()
     try:
-        outcome = run_load(load)
+        load, as_json = _parse()
+        outcome = run_load(load, AMQP, Titles())
     except LoadError as error:
         sys.exit(f"load: {error}")
     except KeyboardInterrupt:
@@ -291,13 +145,13 @@ def main() -> None:
     if as_json:
         print(json.dumps({"load": asdict(load), "outcome": asdict(outcome)}, indent=2))
         return
-    for name, per_s in outcome.per_s.items():
-        print(f"{name:8} {per_s:12,.0f} messages/s")
+    for name, speed in outcome.speeds.items():
+        print(f"{name:8} {speed.per_s:12,.0f} messages/s")
     publisher_us, consumer_us = outcome.publisher_us, outcome.consumer_us
     print(f"cost     publisher {publisher_us:.2f} µs, consumer {consumer_us:.2f} µs CPU a message")
-    for name, latency in (("latency", outcome.end_to_end), ("confirm", outcome.confirm)):
-        if latency:
-            print(f"{name:8} p50 {latency.p50_ms:.2f}  p99 {latency.p99_ms:.2f}  max {latency.max_ms:.2f} ms")
+    for name, each in outcome.latencies.items():
+        parts = f"p50 {each.p50_ms:.2f}  p99 {each.p99_ms:.2f}  p99.9 {each.p999_ms:.2f}  max {each.max_ms:.2f}"
+        print(f"{name.removeprefix('both: '):10} {parts} ms")
 
 
 if __name__ == "__main__":

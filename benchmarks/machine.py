@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import statistics
@@ -19,7 +20,7 @@ class Machine:
     """Where the benchmark ran.
 
     Attributes:
-        fsync_ms: median of 100 fdatasync, each of 4 KiB more in a file.
+        fsync_ms: median of 500 fdatasync, each of 4 KiB more in a file.
         filesystem: type of the one the brokers' data is on.
         load_average: processes wanting a core when the run began, the last minute's average.
     """
@@ -35,11 +36,12 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a process tree takes: resident bytes now and at most so far, CPU seconds since its start."""
+    """What a process tree takes: resident bytes now and at most so far; CPU seconds and bytes written to disk."""
 
     resident_bytes: int
     peak_bytes: int
     cpu_s: float
+    written_bytes: int
 
 
 def describe(directory: Path) -> Machine:
@@ -50,13 +52,13 @@ def describe(directory: Path) -> Machine:
         system=f"{platform.system()} {platform.release()}",
         python=f"{platform.python_implementation()} {platform.python_version()}",
         filesystem=_filesystem(directory),
-        fsync_ms=fsync_ms(directory),
+        fsync_ms=statistics.median(fsyncs_ns(directory)) / 1e6,
         load_average=os.getloadavg()[0],
     )
 
 
-def fsync_ms(directory: Path, times: int = 100) -> float:
-    """Median milliseconds of writing 4 KiB to the end of a file in `directory` and fdatasync."""
+def fsyncs_ns(directory: Path, times: int = 500) -> list[int]:
+    """Nanoseconds of writing 4 KiB to the end of a file in `directory` and fdatasync, so many times."""
     sync = getattr(os, "fdatasync", os.fsync)
     block = os.urandom(4096)
     taken_ns: list[int] = []
@@ -66,7 +68,32 @@ def fsync_ms(directory: Path, times: int = 100) -> float:
             file.write(block)
             sync(file.fileno())
             taken_ns.append(time.monotonic_ns() - began_ns)
-    return statistics.median(taken_ns) / 1e6
+    return taken_ns
+
+
+def sequential_mib_s(directory: Path, mebibytes: int = 64) -> float:
+    """MiB a second of writing blocks of 1 MiB to a file in `directory`, each on disk before the next (O_DSYNC)."""
+    block = os.urandom(1_048_576)
+    path = directory / f".sequential-{os.getpid()}"
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_DSYNC, 0o600)
+    try:
+        began_ns = time.monotonic_ns()
+        for _ in range(mebibytes):
+            os.write(file, block)
+        return mebibytes / (time.monotonic_ns() - began_ns) * 1e9
+    finally:
+        os.close(file)
+        path.unlink()
+
+
+def disk_bytes(directory: Path) -> int:
+    """Bytes that the files of a directory take on the disk."""
+    total = 0
+    for place, _, names in os.walk(directory):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.stat(os.path.join(place, name)).st_blocks * 512
+    return total
 
 
 def tree(root: int) -> list[int]:
@@ -90,21 +117,38 @@ def session(process: int) -> int | None:
 
 def usage(processes: list[int]) -> Usage | None:
     """What these processes take together; None when nothing is known of them."""
-    resident, peak, ticks, known = 0, 0, 0, False
+    resident, peak, cpu_s, written, known = 0, 0, 0.0, 0, False
     for process in processes:
         fields = _stat_fields(process)
         if not fields:
             continue
         try:
             status = (PROC / str(process) / "status").read_text()
+            written += int((PROC / str(process) / "io").read_text().partition("\nwrite_bytes: ")[2].split()[0])
         except OSError:
             continue
         sizes = dict(line.split(":", 1) for line in status.splitlines() if line.startswith("Vm"))
         resident += _kib(sizes.get("VmRSS")) * 1024
         peak += _kib(sizes.get("VmHWM")) * 1024
-        ticks += int(fields[11]) + int(fields[12])
+        cpu_s += _cpu_s(process) or (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
         known = True
-    return Usage(resident, peak, ticks / _TICKS_PER_S) if known else None
+    return Usage(resident, peak, cpu_s, written) if known else None
+
+
+def forget_peaks(processes: list[int]) -> None:
+    """Have the peaks of these processes begin anew, at what they have now; where the system can do that."""
+    for process in processes:
+        with contextlib.suppress(OSError):
+            (PROC / str(process) / "clear_refs").write_text("5")
+
+
+def _cpu_s(process: int) -> float:
+    """CPU seconds of the threads of a process, to the nanosecond; 0 where the system does not count them."""
+    taken_ns = 0
+    for file in (PROC / str(process) / "task").glob("*/schedstat"):
+        with contextlib.suppress(OSError):
+            taken_ns += int(file.read_text().split()[0])
+    return taken_ns / 1e9
 
 
 def _stat_fields(process: int) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from rich import box
@@ -12,22 +12,20 @@ from rich.table import Table
 from rich.text import Text
 
 from brokers import Broker
-from load import Latency, Outcome
 from machine import Machine
-from scenarios import Scenario
-from spec import Load
+from outcome import Outcome, median
 
 NOTHING = Text("–", style="dim")
+Value = Callable[[Outcome], float | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
     """One scenario, once, on one broker. Rounds count from 1."""
 
-    scenario: Scenario
+    scenario: str
     round: int
     broker: str
-    load: Load
     outcome: Outcome
 
 
@@ -37,6 +35,7 @@ class Facts:
 
     name: str
     version: str
+    form: str
     startup_s: float | None
     idle_bytes: int | None
     peak_bytes: int | None
@@ -45,82 +44,135 @@ class Facts:
     def of(cls, broker: Broker) -> Facts:
         """Ask a broker that is still running."""
         usage = broker.usage()
-        peak_bytes = usage.peak_bytes if usage else None
-        return cls(broker.name, broker.version, broker.startup_s, broker.idle_bytes, peak_bytes)
+        peak_bytes = max(broker.peak_bytes, usage.peak_bytes) if usage else None
+        return cls(broker.name, broker.version, broker.form, broker.startup_s, broker.idle_bytes, peak_bytes)
 
 
-def show(console: Console, machine: Machine, facts: list[Facts], runs: list[Run], size_bytes: int) -> None:
-    """Print all tables.
+class Report:
+    """Prints all tables.
 
     Args:
         console: where to.
-        machine: where it ran.
         facts: of each broker; the first is the one that the others are compared to.
         runs: all of them.
-        size_bytes: of the bodies.
     """
-    names = [each.name for each in facts]
-    console.print()
-    if any(not run.scenario.is_latency for run in runs):
-        rounds = max(run.round for run in runs)
-        title = "Thousand messages a second · the broker's CPU µs a message"
-        detail = f"bodies of {size_bytes} bytes, median of {rounds} {'rounds' if rounds > 1 else 'round'}"
-        console.print(Text(title, style="bold"))
-        console.print(Text(detail, style="dim"))
-        console.print(_speed_table(names, runs))
-    console.print(Text("Start, memory, latency", style="bold"))
-    console.print(_other_table(facts, runs))
-    console.print(_machine_line(machine))
-    console.print(_cost_line(runs))
 
+    def __init__(self, console: Console, facts: list[Facts], runs: list[Run]) -> None:
+        self._console = console
+        self._facts = facts
+        self._names = [each.name for each in facts]
+        self._runs = runs
 
-def _speed_table(names: list[str], runs: list[Run]) -> Table:
-    table = _table()
-    for name in names:
-        table.add_column(name, justify="right", style="bold" if name == names[0] else "", no_wrap=True)
-        table.add_column("µs", justify="right", style="dim", no_wrap=True)
-    for name in names[1:]:
-        table.add_column(f"vs {name}", justify="right", no_wrap=True)
-    for scenario in _scenarios(runs):
-        if scenario.is_latency:
-            continue
-        for phase, title in scenario.phases.items():
-            speeds = {name: _values(runs, scenario, name, _speed(phase)) for name in names}
-            costs = {name: _values(runs, scenario, name, _broker_cost(phase)) for name in names}
+    def show(self, machine: Machine, size_bytes: int) -> None:
+        """Print what there is.
+
+        Args:
+            machine: where it ran.
+            size_bytes: of the bodies, where a scenario does not say otherwise.
+        """
+        rounds = max((run.round for run in self._runs), default=1)
+        self._console.print()
+        if speeds := self._titles(lambda outcome: outcome.speeds):
+            self._head(
+                "Thousand messages a second · the broker's CPU µs a message · its memory at most, MB",
+                f"bodies of {size_bytes} bytes, median of {rounds} {'rounds' if rounds > 1 else 'round'}",
+            )
+            self._console.print(self._speed_table(speeds))
+        if latencies := self._titles(lambda outcome: outcome.latencies):
+            self._head("Latency in ms: p50 · p99 · p99.9 · max", "median of the rounds; of the maximum, the highest")
+            self._console.print(self._latency_table(latencies))
+        self._head("Other figures")
+        self._console.print(self._other_table(self._titles(lambda outcome: outcome.figures)))
+        self._console.print(Text(_machine_line(machine), style="dim"))
+        self._console.print(Text(self._cost_line(), style="dim"))
+        self._console.print(Text(", ".join(_version_line(each) for each in self._facts), style="dim"))
+
+    def _head(self, title: str, detail: str = "") -> None:
+        self._console.print(Text(title, style="bold"))
+        if detail:
+            self._console.print(Text(detail, style="dim"))
+
+    def _titles(self, rows: Callable[[Outcome], Mapping[str, object]]) -> list[str]:
+        """Titles of rows in the order in which they first came."""
+        return list(dict.fromkeys(title for run in self._runs for title in rows(run.outcome)))
+
+    def _values(self, broker: str, value: Value) -> list[float]:
+        """A figure of each round that has it, in the order of rounds."""
+        found = [value(run.outcome) for run in self._runs if run.broker == broker]
+        return [each for each in found if each is not None]
+
+    def _speed_table(self, titles: list[str]) -> Table:
+        table = _table()
+        for name in self._names:
+            table.add_column(name, justify="right", style="bold" if name == self._names[0] else "", no_wrap=True)
+            table.add_column("µs", justify="right", style="dim", no_wrap=True)
+            table.add_column("MB", justify="right", style="dim", no_wrap=True)
+        for name in self._names[1:]:
+            table.add_column(f"vs {name}", justify="right", no_wrap=True)
+        for title in titles:
+            speeds = {name: self._values(name, _speed(title)) for name in self._names}
             cells: list[str | Text] = []
-            for name in names:
+            for name in self._names:
                 cells.append(_spread([each / 1000 for each in speeds[name]]))
-                cells.append(_number(costs[name]))
-            cells += [_ratio(speeds[names[0]], speeds[name]) for name in names[1:]]
+                cells.append(_number(self._values(name, _broker_cost(title))))
+                cells.append(_number(self._values(name, _peak_of(title))))
+            cells += [_ratio(speeds[self._names[0]], speeds[name]) for name in self._names[1:]]
             table.add_row(title, *cells)
-    return table
+        return table
 
+    def _latency_table(self, titles: list[str]) -> Table:
+        table = _table()
+        for each in self._facts:
+            table.add_column(each.name, justify="right", style="bold" if each is self._facts[0] else "", no_wrap=True)
+        section = ""
+        for title in titles:
+            before, _, _ = title.partition(":")
+            if section and before != section:
+                table.add_section()
+            section = before
+            table.add_row(title, *(self._latency(name, title) for name in self._names))
+        return table
 
-def _other_table(facts: list[Facts], runs: list[Run]) -> Table:
-    table = _table()
-    for each in facts:
-        table.add_column(each.name, justify="right", style="bold" if each is facts[0] else "")
-    rows: list[tuple[str, Callable[[Facts], float | None]]] = [
-        ("ready for a client after, s", lambda each: each.startup_s),
-        ("memory when idle, MB", lambda each: _megabytes(each.idle_bytes)),
-        ("memory at most, MB", lambda each: _megabytes(each.peak_bytes)),
-    ]
-    for title, value in rows:
-        known = [value(each) for each in facts]
-        table.add_row(title, *(_number([] if each is None else [each]) for each in known))
-    for scenario in _scenarios(runs):
-        if not scenario.is_latency:
-            continue
-        table.add_section()
-        table.add_row(Text(f"{scenario.load.rate_per_s:,}/s, {scenario.phases['both']}", style="italic"))
-        for what, kind in (("end to end", "end_to_end"), ("confirm", "confirm")):
-            if kind == "end_to_end" or scenario.load.window:
-                cells = [_latency(runs, scenario, each.name, kind) for each in facts]
-                table.add_row(f"  {what}, ms: p50 · p99 · max", *cells)
-        late = [_rate_missed(runs, scenario, each.name) for each in facts]
-        if any(late):
-            table.add_row("  rate reached", *(late))
-    return table
+    def _latency(self, broker: str, title: str) -> Text:
+        runs = [run.outcome.latencies for run in self._runs if run.broker == broker]
+        found = [each[title] for each in runs if title in each]
+        if not found:
+            return NOTHING
+        parts = [
+            statistics.median(each.p50_ms for each in found),
+            statistics.median(each.p99_ms for each in found),
+            statistics.median(each.p999_ms for each in found),
+            max(each.max_ms for each in found),
+        ]
+        return Text(" · ".join(f"{each:.2f}" if each < 100 else f"{each:,.0f}" for each in parts))
+
+    def _other_table(self, titles: list[str]) -> Table:
+        table = _table()
+        for each in self._facts:
+            table.add_column(each.name, justify="right", style="bold" if each is self._facts[0] else "", no_wrap=True)
+        rows: list[tuple[str, Callable[[Facts], float | None]]] = [
+            ("ready for a client after, s", lambda each: each.startup_s),
+            ("memory when idle, MB", lambda each: _megabytes(each.idle_bytes)),
+            ("memory at most, MB", lambda each: _megabytes(each.peak_bytes)),
+        ]
+        for title, value in rows:
+            known = [value(each) for each in self._facts]
+            table.add_row(title, *(_number([] if each is None else [each]) for each in known))
+        section = ""
+        for title in titles:
+            before, _, _ = title.partition(":")
+            if before != section:
+                table.add_section()
+            section = before
+            table.add_row(title, *(_number(self._values(name, _figure(title))) for name in self._names))
+        return table
+
+    def _cost_line(self) -> str:
+        publisher = median(run.outcome.publisher_us for run in self._runs)
+        consumer = median(run.outcome.consumer_us for run in self._runs)
+        if publisher is None or consumer is None:
+            return ""
+        return f"The generator took {publisher:.2f} µs CPU to publish a message and {consumer:.2f} to consume it."
 
 
 def _table() -> Table:
@@ -129,68 +181,32 @@ def _table() -> Table:
     return table
 
 
-def _machine_line(machine: Machine) -> Text:
-    return Text(
+def _machine_line(machine: Machine) -> str:
+    return (
         f"{machine.cores} cores ({machine.processor}), {machine.system}, {machine.python}, "
         f"fdatasync of 4 KiB {machine.fsync_ms:.2f} ms on {machine.filesystem}, "
-        f"load average before {machine.load_average:.1f}",
-        style="dim",
+        f"load average before {machine.load_average:.1f}"
     )
 
 
-def _cost_line(runs: list[Run]) -> Text:
-    outcomes = [run.outcome for run in runs if not run.scenario.is_latency]
-    if not outcomes:
-        return Text("")
-    publisher = statistics.median(each.publisher_us for each in outcomes)
-    consumer = statistics.median(each.consumer_us for each in outcomes)
-    return Text(
-        f"The generator took {publisher:.2f} µs CPU to publish a message and {consumer:.2f} to consume it.",
-        style="dim",
-    )
+def _version_line(facts: Facts) -> str:
+    return f"{facts.name} {facts.form or facts.version}"
 
 
-def _scenarios(runs: Iterable[Run]) -> list[Scenario]:
-    return list({run.scenario.name: run.scenario for run in runs}.values())
+def _speed(title: str) -> Value:
+    return lambda outcome: outcome.speeds[title].per_s if title in outcome.speeds else None
 
 
-def _values(
-    runs: list[Run], scenario: Scenario, broker: str, value: Callable[[Outcome], float | None]
-) -> list[float]:
-    """A figure of each round, in the order of rounds; without those that are not known."""
-    chosen = [run for run in runs if run.scenario is scenario and run.broker == broker]
-    found = [value(run.outcome) for run in sorted(chosen, key=lambda run: run.round)]
-    return [each for each in found if each is not None]
+def _broker_cost(title: str) -> Value:
+    return lambda outcome: outcome.speeds[title].broker_us if title in outcome.speeds else None
 
 
-def _speed(phase: str) -> Callable[[Outcome], float | None]:
-    return lambda outcome: outcome.per_s.get(phase)
+def _peak_of(title: str) -> Value:
+    return lambda outcome: _megabytes(outcome.peak_bytes) if title in outcome.speeds else None
 
 
-def _broker_cost(phase: str) -> Callable[[Outcome], float | None]:
-    return lambda outcome: outcome.broker_us.get(phase)
-
-
-def _latency(runs: list[Run], scenario: Scenario, broker: str, kind: str) -> Text:
-    def of(outcome: Outcome) -> Latency | None:
-        return outcome.confirm if kind == "confirm" else outcome.end_to_end
-
-    chosen = [run.outcome for run in runs if run.scenario is scenario and run.broker == broker]
-    latencies = [latency for outcome in chosen if (latency := of(outcome))]
-    if not latencies:
-        return NOTHING
-    p50_ms = statistics.median(each.p50_ms for each in latencies)
-    p99_ms = statistics.median(each.p99_ms for each in latencies)
-    max_ms = max(each.max_ms for each in latencies)
-    return Text(f"{p50_ms:.2f} · {p99_ms:.2f} · {max_ms:.1f}")
-
-
-def _rate_missed(runs: list[Run], scenario: Scenario, broker: str) -> str:
-    """The rate when it fell short of what was asked by a twentieth or more; else empty."""
-    rates = _values(runs, scenario, broker, _speed("both"))
-    wanted = scenario.load.rate_per_s * scenario.load.queues
-    slowest = min(rates, default=wanted)
-    return f"only {slowest:,.0f}/s" if slowest < 0.95 * wanted else ""
+def _figure(title: str) -> Value:
+    return lambda outcome: outcome.figures.get(title)
 
 
 def _ratio(ours: list[float], theirs: list[float]) -> Text:
@@ -207,10 +223,10 @@ def _spread(values: list[float]) -> Text:
     """The median, and how far the rounds lie apart in per cent of it."""
     if not values:
         return NOTHING
-    median = statistics.median(values)
-    text = Text(f"{median:.1f}")
+    middle = statistics.median(values)
+    text = Text(f"{middle:.1f}" if middle >= 10 else f"{middle:.2f}")
     if len(values) > 1:
-        text.append(f" ±{f'{(max(values) - min(values)) / 2 / median:.0%}':<3}", style="not bold dim")
+        text.append(f" ±{f'{(max(values) - min(values)) / 2 / middle:.0%}':<3}", style="not bold dim")
     return text
 
 
@@ -218,7 +234,7 @@ def _number(values: list[float]) -> Text:
     if not values:
         return NOTHING
     value = statistics.median(values)
-    return Text(f"{value:.1f}" if value >= 10 else f"{value:.2f}")
+    return Text(f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}")
 
 
 def _megabytes(size_bytes: int | None) -> float | None:

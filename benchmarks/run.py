@@ -1,4 +1,4 @@
-"""Pabal beside RabbitMQ, or beside an older Pabal: each scenario on each broker in turn, in rounds.
+"""Pabal beside its peers, or beside an older Pabal: each scenario on each broker in turn, in rounds.
 
 python benchmarks/run.py --quick
 """
@@ -8,37 +8,42 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import resource
 import shutil
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 import machine
-from brokers import Broker, pabal, rabbitmq
-from client import LoadError
-from load import Outcome, run_load
-from report import Facts, Run, show
-from scenarios import SCENARIOS, messages_of
-from spec import Load
+import peers
+from brokers import Broker
+from load import Titles, run_load
+from outcome import Outcome
+from report import Facts, Report, Run
+from scenarios import SCENARIOS, Kept, Scale, Scenario
+from spec import Load, LoadError
 
 OUR_SOURCE = Path(__file__).resolve().parent.parent / "src"
 QUIET_SECONDS_MAX = 3.0
 QUIET_CPU_SHARE = 0.15
 WARM_UP_MESSAGES = 30_000
 NOT_A_DISK = {"tmpfs", "ramfs"}
+WIDTH_MIN = 150
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Measure Pabal beside RabbitMQ, or beside another Pabal.")
+    parser = argparse.ArgumentParser(description="Measure Pabal beside its peers, or beside another Pabal.")
     add = parser.add_argument
     names = [each.name for each in SCENARIOS]
-    add("--scenario", action="append", choices=names, help="only this one; repeatable")
+    add("--scenario", action="append", choices=names, metavar="NAME", help=f"only: {', '.join(names)}; repeatable")
+    add("--full", action="store_true", help="also the scenarios that take long")
     add("--rounds", type=int, help="of each scenario and broker (3; 1 with --quick)")
     add("--messages", type=int, help="in each run, instead of each scenario's own number")
     add("--size", type=int, default=100, help="bytes of a body (100)")
@@ -46,11 +51,14 @@ def _parse() -> argparse.Namespace:
     add("--against", type=Path, metavar="DIR", help='another Pabal, as "base": its src, or its checkout')
     add("--no-pabal", action="store_true", help="leave Pabal out")
     add("--no-rabbitmq", action="store_true", help="leave RabbitMQ out")
-    add("--rabbitmq-port", type=int, metavar="PORT", help="use the RabbitMQ that listens there")
+    add("--no-nats", action="store_true", help="leave NATS out")
+    add("--amqp", action="append", default=[], metavar="NAME=PORT", help="a broker that runs already; repeatable")
     add("--serve-option", action="append", default=[], metavar="TEXT", help="for `pabal serve`; repeatable")
     add("--data", type=Path, default=Path.cwd(), metavar="DIR", help="for the brokers' data: on a real disk")
     add("--json", type=Path, metavar="FILE", help="save all figures")
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.rounds = options.rounds or (1 if options.quick else 3)
+    return options
 
 
 @contextlib.contextmanager
@@ -61,16 +69,21 @@ def _brokers(options: argparse.Namespace, console: Console) -> Iterator[list[Bro
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
         candidates: list[Broker] = []
         if not options.no_pabal:
-            candidates.append(pabal("Pabal", OUR_SOURCE, directory / "pabal", options.serve_option))
+            candidates.append(peers.pabal("Pabal", OUR_SOURCE, directory / "pabal", options.serve_option))
         if options.against:
             source = options.against / "src" if (options.against / "src").is_dir() else options.against
-            candidates.append(pabal("base", source, directory / "base", options.serve_option))
-        if not options.no_rabbitmq:
-            found = rabbitmq(options.rabbitmq_port, directory / "rabbitmq")
+            candidates.append(peers.pabal("base", source, directory / "base", options.serve_option))
+        others: list[tuple[str, bool, Callable[[Path], Broker | None]]] = [
+            ("RabbitMQ", options.no_rabbitmq, peers.rabbitmq),
+            ("NATS", options.no_nats, peers.nats),
+        ]
+        for name, unwanted, find in others:
+            found = None if unwanted else find(directory / name.lower())
             if found:
                 candidates.append(found)
-            else:
-                console.print("RabbitMQ is not installed here: left out.", style="yellow")
+            elif not unwanted:
+                console.print(f"{name} is not installed here: left out.", style="yellow")
+        candidates += map(peers.running, options.amqp)
         for each in candidates:
             console.print(f"starting {each.name} …", style="dim")
             stack.enter_context(each)
@@ -90,35 +103,52 @@ def _wait_quiet(brokers: list[Broker]) -> None:
             return
 
 
-def _try(load: Load, broker: Broker, label: str) -> Outcome:
-    """Put a load on a broker.
+def _try(broker: Broker, label: str, action: Callable[[], Outcome]) -> Outcome:
+    """Run something on a broker, and note its memory at most meanwhile.
 
     Raises:
         LoadError: with the broker's name and the end of its log.
     """
+    broker.forget_peak()
     try:
-        return run_load(load, broker.cpu_s)
+        outcome = action()
     except LoadError as error:
         raise LoadError(f"{label} on {broker.name}: {error}\n{broker.last_words()}".rstrip()) from None
+    usage = broker.usage()
+    outcome.peak_bytes = usage.peak_bytes if usage else None
+    return outcome
+
+
+def _warm_up(broker: Broker) -> None:
+    load = Load(broker.port, WARM_UP_MESSAGES, durable=True, window=500)
+    durable = replace(load, messages=int(WARM_UP_MESSAGES * broker.durable_share))
+    for each in (replace(load, durable=False, window=0, prefetch=0), durable):
+        _try(broker, "warm-up", partial(run_load, each, broker.protocol, Titles()))
+
+
+def _chosen(options: argparse.Namespace) -> list[Scenario]:
+    if options.scenario:
+        return [each for each in SCENARIOS if each.name in options.scenario]
+    wanted = {Kept.ALWAYS, Kept.FULL} if options.full else {Kept.ALWAYS}
+    return [each for each in SCENARIOS if each.kept in wanted]
 
 
 def _measure(brokers: list[Broker], options: argparse.Namespace, console: Console) -> list[Run]:
     """All scenarios asked for, all rounds, the brokers in turn, after a warm-up of each."""
-    scenarios = [each for each in SCENARIOS if not options.scenario or each.name in options.scenario]
+    scale = Scale(options.messages, options.size, options.quick, options.data)
     runs: list[Run] = []
     with console.status("warm-up") as status:
         for broker in brokers:
-            for load in (Load(broker.port), Load(broker.port, durable=True, window=500)):
-                _try(replace(load, messages=WARM_UP_MESSAGES), broker, "warm-up")
-        for scenario in scenarios:
-            messages = options.messages or messages_of(scenario, options.size, quick=options.quick)
-            for number in range(1, options.rounds + 1):
-                for broker in brokers:
-                    label = f"{scenario.name}, round {number} of {options.rounds}"
+            _warm_up(broker)
+        for scenario in _chosen(options):
+            rounds = min(options.rounds, scenario.rounds_max)
+            for number in range(1, rounds + 1):
+                for broker in filter(scenario.can, brokers):
+                    label = f"{scenario.name}, round {number} of {rounds}"
                     status.update(f"{label}: {broker.name}")
                     _wait_quiet(brokers)
-                    load = replace(scenario.load, port=broker.port, messages=messages, size_bytes=options.size)
-                    runs.append(Run(scenario, number, broker.name, load, _try(load, broker, label)))
+                    outcome = _try(broker, label, partial(scenario.run, broker, scale))
+                    runs.append(Run(scenario.name, number, broker.name, outcome))
     return runs
 
 
@@ -127,16 +157,7 @@ def _save(file: Path, here: machine.Machine, facts: list[Facts], runs: list[Run]
     content = {
         "machine": asdict(here),
         "brokers": [asdict(each) for each in facts],
-        "runs": [
-            {
-                "scenario": each.scenario.name,
-                "round": each.round,
-                "broker": each.broker,
-                "load": asdict(each.load),
-                "outcome": asdict(each.outcome),
-            }
-            for each in runs
-        ],
+        "runs": [asdict(each) for each in runs],
     }
     file.write_text(json.dumps(content, indent=2) + "\n")
 
@@ -144,9 +165,12 @@ def _save(file: Path, here: machine.Machine, facts: list[Facts], runs: list[Run]
 def main() -> None:
     """Run what the command line asks for and print the tables."""
     options = _parse()
-    options.rounds = options.rounds or (1 if options.quick else 3)
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=max(console.width, WIDTH_MIN))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # So that the brokers are stopped on the way out.
+    _, files_max = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files_max, files_max))
     began = time.monotonic()
     here = machine.describe(options.data)
     if here.filesystem in NOT_A_DISK:
@@ -161,7 +185,7 @@ def main() -> None:
         sys.exit(f"run: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
-    show(console, here, facts, runs, options.size)
+    Report(console, facts, runs).show(here, options.size)
     console.print(f"Took {time.monotonic() - began:.0f} s.", style="dim")
     if options.json:
         _save(options.json, here, facts, runs)
