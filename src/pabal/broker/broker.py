@@ -53,6 +53,8 @@ class Broker:
         self.random_token = random_token
         self.alarms: tuple[str, ...] = ()
         """What the machine has too little of, "disk" or "memory": publishers are to be made to wait."""
+        self.consumers_busy = False
+        """A queue of the last turn has messages left for which its consumers have no room."""
         self.transient_queues = True
         """A queue may be neither durable nor exclusive (RabbitMQ before 4.3)."""
         self.counts_releases = True
@@ -72,6 +74,8 @@ class Broker:
 
     def dispatch(self) -> None:
         """One round of every queue that may have something to hand out."""
+        if self.scheduled:
+            self.consumers_busy = False
         while self.scheduled:
             queues, self.scheduled = self.scheduled, []
             for queue in queues:

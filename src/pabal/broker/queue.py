@@ -129,6 +129,8 @@ class Queue(Intake):
                 self._dispatch_to(self.consumers[0])
             else:
                 self._dispatch_in_turn()
+            if len(self.backlog):
+                self.vhost.broker.consumers_busy = True
         if came_back and self._bounded:
             self._drop_head()  # too much of it may be left
         if self._sifts and not len(self.backlog) and self._ttl_ms is None:

@@ -66,8 +66,12 @@ TRANSACTION_BYTES_MAX: Final = 64 * 1024 * 1024
 UNSAVED_BYTES_MAX: Final = 16 * 1024 * 1024
 """Messages waiting for a commit: beyond this, publishers are not read until the commit is done."""
 
-TURN_BYTES_MAX: Final = 512 * 1024
+TURN_BYTES_MAX: Final = 256 * 1024
 """Read from one connection in one turn; what more it has sent waits until the others had theirs."""
+
+TURN_BYTES_BUSY_MAX: Final = 64 * 1024
+"""The same while consumers have all that they can hold: so their settlements come in between, and the backlog that
+publishers build up is no longer than it must be."""
 
 DISPATCH_MESSAGES_MAX: Final = 1024
 """Messages handed to one consumer in one step."""

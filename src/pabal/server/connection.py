@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from pabal.model.errors import StoreError
-from pabal.model.limits import CLOSE_SECONDS_MAX, OUTPUT_BYTES_HIGH, OUTPUT_BYTES_LOW, TURN_BYTES_MAX
+from pabal.model.limits import CLOSE_SECONDS_MAX, OUTPUT_BYTES_HIGH, OUTPUT_BYTES_LOW
 from pabal.session.amqp091.connection import Amqp091Session
 from pabal.session.amqp091.trace import Trace
 
@@ -25,7 +25,7 @@ def printable(text: str) -> str:
     return text.translate(_CONTROLS)
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """One client's connection. `make_session` is called when it is made, with whether the peer is on this
     machine."""
 
@@ -74,8 +74,12 @@ class Connection(asyncio.Protocol):
         self.session = self._make_session(self, loopback)
         self._server.add(self)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._server.share()
+
+    def buffer_updated(self, nbytes: int) -> None:
         server = self._server
+        data = bytes(server.received[:nbytes])
         if not server.in_turn:
             server.begin_turn()
         if self._turn != server.turn_count:
@@ -172,7 +176,7 @@ class Connection(asyncio.Protocol):
             server.turn.writes(self)
         elif session.blocked or server.overloaded:
             self._pause_reading()
-        elif self._turn_bytes > TURN_BYTES_MAX and self._turn == server.turn_count:
+        elif self._turn_bytes >= len(self._server.share()) and self._turn == server.turn_count:
             self._pause_reading()
             server.after_turn.append(self)
         elif self._reading_paused:

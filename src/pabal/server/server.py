@@ -24,6 +24,8 @@ from pabal.model.limits import (
     REFUSED_CONNECTIONS_MAX,
     RESOURCES_CHECK_SECONDS,
     SHUTDOWN_SECONDS_MAX,
+    TURN_BYTES_BUSY_MAX,
+    TURN_BYTES_MAX,
 )
 from pabal.model.passwords import hash_password
 from pabal.server.commit_thread import CommitThread
@@ -88,6 +90,9 @@ class Server:
         self.turn = Turn(self._broker, store, self._run_commit, self.fatal)
         self.in_turn = False
         self.turn_count = 0
+        self.received = memoryview(bytearray(TURN_BYTES_MAX))
+        """Where connections receive, one after the other."""
+        self._received_busy = self.received[:TURN_BYTES_BUSY_MAX]
         self.after_turn: list[Connection] = []
         """Connections that have sent their share of this turn and are read on in the next."""
         self._connections: set[Connection] = set()
@@ -203,6 +208,10 @@ class Server:
         if not self._overloaded:
             self._overloaded = self._broker.overloaded
         return self._overloaded
+
+    def share(self) -> memoryview:
+        """Where to receive what one connection may send in this turn."""
+        return self._received_busy if self._broker.consumers_busy else self.received
 
     def begin_turn(self) -> None:
         """Something is about to be decided: sees to it that the turn ends after this pass of the loop."""
