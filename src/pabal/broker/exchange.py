@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from pabal.broker.topic import TopicTree
@@ -20,16 +19,26 @@ BindingKey = tuple[bool, str, str, str]
 """Destination is an exchange, its name, routing key, arguments in canonical form."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Binding:
-    definition: BindingDefinition
-    destination: Queue | Exchange
-    durable: bool
+    """`key`: what it is known by among the bindings from its exchange."""
 
-    @property
-    def key(self) -> BindingKey:
-        d = self.definition
-        return (d.to_exchange, d.destination, d.routing_key, canonical(d.arguments))
+    __slots__ = ("definition", "destination", "durable", "key")
+
+    def __init__(self, definition: BindingDefinition, destination: Queue | Exchange, durable: bool) -> None:
+        self.definition = definition
+        self.destination = destination
+        self.durable = durable
+        self.key: BindingKey = binding_key(definition)
+
+
+def binding_key(definition: BindingDefinition) -> BindingKey:
+    """What a binding with this definition is known by."""
+    return (
+        definition.to_exchange,
+        definition.destination,
+        definition.routing_key,
+        canonical(definition.arguments),
+    )
 
 
 class Exchange(ABC):
@@ -100,19 +109,19 @@ class DirectExchange(Exchange):
 
     def __init__(self, definition: ExchangeDefinition, random_token: Callable[[], str]) -> None:
         super().__init__(definition, random_token)
-        self._by_key: dict[str, dict[BindingKey, Queue | Exchange]] = {}
+        self._by_key: dict[str, list[Binding]] = {}
 
     def _added(self, binding: Binding) -> None:
-        self._by_key.setdefault(binding.definition.routing_key, {})[binding.key] = binding.destination
+        self._by_key.setdefault(binding.definition.routing_key, []).append(binding)
 
     def _removed(self, binding: Binding) -> None:
         key = binding.definition.routing_key
-        del self._by_key[key][binding.key]
+        self._by_key[key].remove(binding)
         if not self._by_key[key]:
             del self._by_key[key]
 
     def route(self, keys: tuple[str, ...], container: Container, content: bytes) -> Iterable[Queue | Exchange]:
-        return [destination for key in keys for destination in self._by_key.get(key, {}).values()]
+        return [binding.destination for key in keys for binding in self._by_key.get(key, ())]
 
 
 class FanoutExchange(Exchange):

@@ -6,8 +6,12 @@ Leases of the same length end in the order in which they began, so they need no 
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Final
 
 from pabal.model.message import Message
+
+_NO_LINES: Final[dict[int, OrderedDict[int, tuple[int, Message]]]] = {}
+_NO_LENGTHS: Final[dict[int, int]] = {}
 
 
 class Leases:
@@ -16,13 +20,17 @@ class Leases:
     __slots__ = ("_length_of", "_lines")
 
     def __init__(self) -> None:
-        self._lines: dict[int, OrderedDict[int, tuple[int, Message]]] = {}  # length → position → end, message
-        self._length_of: dict[int, int] = {}
+        # length → position → end, message; none of its own before the first lease: few queues have any
+        self._lines: dict[int, OrderedDict[int, tuple[int, Message]]] = _NO_LINES
+        self._length_of: dict[int, int] = _NO_LENGTHS
 
     def __bool__(self) -> bool:
         return bool(self._length_of)
 
     def begin(self, messages: list[Message], length_ms: int, now_ms: int) -> None:
+        if self._lines is _NO_LINES:
+            self._lines = {}
+            self._length_of = {}
         line = self._lines.get(length_ms)
         if line is None:
             line = self._lines[length_ms] = OrderedDict()

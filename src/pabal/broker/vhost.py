@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pabal.broker.delayed import Delay, DelayedExchange
-from pabal.broker.exchange import Binding, BindingKey, Exchange
+from pabal.broker.exchange import Binding, BindingKey, Exchange, binding_key
 from pabal.broker.exchange_types import EXCHANGE_TYPES, PREDECLARED, make_exchange
 from pabal.broker.inbox import Inbox
 from pabal.broker.policies import Policies
@@ -18,7 +18,6 @@ from pabal.model.definitions import (
     ExchangeDefinition,
     QueueDefinition,
     VhostLimitsDefinition,
-    canonical,
 )
 from pabal.model.errors import (
     AccessRefused,
@@ -448,13 +447,7 @@ class Vhost:
         source = self.exchanges.get(definition.source)
         if source is None:
             return False
-        key = (
-            definition.to_exchange,
-            definition.destination,
-            definition.routing_key,
-            canonical(definition.arguments),
-        )
-        binding = source.bindings.get(key)
+        binding = source.bindings.get(binding_key(definition))
         if binding is None:
             return False
         self._check_binding_owner(definition, owner)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import getpass
+import gc
 import logging
 import os
-import platform
-import secrets
 import sys
 import time
 from collections.abc import Callable
@@ -22,7 +19,7 @@ _STARTED = time.monotonic()
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, message=f"pabal %(version)s (Python {platform.python_version()})")
+@click.version_option(__version__, message=f"pabal %(version)s (Python {sys.version.split()[0]})")
 def main() -> None:
     """Pabal: a durable message queue broker that RabbitMQ's clients use unchanged."""
 
@@ -37,6 +34,8 @@ def main() -> None:
 @click.option("--log-level", help="debug, info, warning or error.  [default: info]")
 def serve(config: Path | None, **given: Any) -> None:
     """Start the broker. Settings come from the command line, PABAL_* variables, then --config."""
+    gc.disable()  # what is made until the server has started stays; then the server enables it
+
     from pabal.server.settings import SettingsError, load_settings
 
     try:
@@ -82,6 +81,8 @@ def _event_loop_run(main_coroutine: Any) -> None:
     try:
         import uvloop
     except ImportError:
+        import asyncio
+
         asyncio.run(main_coroutine())
     else:
         uvloop.run(main_coroutine())
@@ -108,6 +109,9 @@ def _banner(settings: Any, port: int) -> None:
 @main.command("hash-password")
 def hash_password_command() -> None:
     """Ask for a password, print the hash for `users` in the settings file."""
+    import getpass
+    import secrets
+
     from pabal.model.passwords import hash_password
 
     password = getpass.getpass("Password: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")

@@ -65,6 +65,9 @@ class QueueArguments:
         return min(self.retry_min_ms * max(attempts, 1), self.retry_max_ms or self.retry_min_ms)
 
 
+_NONE: Final = QueueArguments()
+
+
 def _integer(value: Any, least: int, most: int | None) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f'"expected integer, got {type_name(value)}"')
@@ -204,6 +207,8 @@ DEFAULTS: dict[str, Any] = {"x-queue-type": "classic"}
 
 def parse_queue_arguments(arguments: Mapping[str, Any], queue: str, vhost: str) -> QueueArguments:
     """The meaning of `arguments`; PreconditionFailed, in RabbitMQ's words, when one is not valid or not supported."""
+    if not arguments:
+        return _NONE
     fields: dict[str, Any] = {}
     where = f"for queue '{queue}' in vhost '{vhost}'"
     kind = arguments.get("x-queue-type", "classic")

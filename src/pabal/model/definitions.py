@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +118,7 @@ KINDS: dict[str, type[Any]] = {
     "binding": BindingDefinition,
 }
 _KIND_OF = {cls: kind for kind, cls in KINDS.items()}
+_FIELDS = {cls: [f.name for f in fields(cls)] for cls in KINDS.values()}
 _IDENTITY = {
     VhostDefinition: ("name",),
     UserDefinition: ("name",),
@@ -147,13 +148,13 @@ def encode_definition(definition: Definition) -> bytes:
 
 def decode_definition(data: bytes) -> Definition:
     """ValueError when the bytes are no definition. Fields of a later version are ignored."""
-    value = json.loads(data, object_hook=_from_json)
+    value = _DECODER.decode(data.decode())
     if not isinstance(value, dict) or value.get("kind") not in KINDS:
         raise ValueError("not a definition")
     cls = KINDS[value["kind"]]
-    known = {f.name for f in fields(cls)}
+    names = _FIELDS[cls]
     try:
-        definition: Definition = cls(**{k: v for k, v in value.items() if k in known})
+        definition: Definition = cls(**{name: value[name] for name in names if name in value})
     except TypeError as error:
         raise ValueError(str(error)) from None
     return definition
@@ -161,7 +162,7 @@ def decode_definition(data: bytes) -> Definition:
 
 def canonical(value: Any) -> str:
     """The same text for equal values and for no others: keys sorted, no spaces, only ASCII."""
-    return json.dumps(_escaped(value), default=_to_json, sort_keys=True, separators=(",", ":"))
+    return _ENCODER.encode(_escaped(value)) if value != {} else "{}"
 
 
 def _escaped(value: Any) -> Any:
@@ -192,3 +193,7 @@ def _from_json(value: dict[str, Any]) -> Any:
         if key == "$decimal":
             return Decimal(inner)
     return {k[1:] if k.startswith("$") else k: v for k, v in value.items()}
+
+
+_ENCODER: Final = json.JSONEncoder(default=_to_json, sort_keys=True, separators=(",", ":"))
+_DECODER: Final = json.JSONDecoder(object_hook=_from_json)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import platform
 import secrets
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -84,7 +84,7 @@ class Server:
             settings.heartbeat_seconds,
             settings.message_bytes_max,
             __version__,
-            f"Python {platform.python_version()}",
+            f"Python {sys.version.split()[0]}",
             compatibility,
         )
         self.turn = Turn(self._broker, store, self._run_commit, self.fatal)
@@ -125,9 +125,9 @@ class Server:
         )
         self.ports = [sock.getsockname()[1] for sock in self._listener.sockets]
         self._loop.call_later(1.0, self._tick_connections)
-        gc.collect()
         gc.freeze()
         gc.set_threshold(100_000, 50, 50)
+        gc.enable()
 
     async def run(self) -> None:
         """Until a signal, `stop`, or a failure of the store (then it raises that StoreError)."""

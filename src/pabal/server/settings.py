@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -94,6 +93,8 @@ def load_settings(file: Path | None, environment: Mapping[str, str], given: Mapp
 
 
 def _read_file(file: Path) -> dict[str, Any]:
+    import tomllib  # seldom needed, and it takes milliseconds
+
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:

@@ -93,7 +93,7 @@ class Amqp091Session:
         self._loopback = loopback
         self._header = b""
         self._channels: dict[int, Channel] = {}
-        self._closing_channels: set[int] = set()
+        self._closing_channels: dict[int, None] = {}  # an empty set takes three times as much
         self._channel_max = settings.channel_max
         self._heartbeat_ms = 0
         self._begun_ms = broker.now_ms
@@ -371,7 +371,7 @@ class Amqp091Session:
             if method is m.CHANNEL_CLOSE:
                 self.output.write(m.encode_method(number, m.CHANNEL_CLOSE_OK))
             if method is m.CHANNEL_CLOSE_OK:
-                self._closing_channels.discard(number)
+                self._closing_channels.pop(number, None)
                 self._scanner.forget_channel(number)
         elif method is m.CHANNEL_OPEN:
             if number in self._channels:
@@ -415,7 +415,7 @@ class Amqp091Session:
         text = reply_text(code, str(error))
         self._log(f"channel {channel.number} closed: {text}")
         self._channels.pop(channel.number, None)
-        self._closing_channels.add(channel.number)
+        self._closing_channels[channel.number] = None
         channel.close()
         self.output.write(
             m.encode_method(channel.number, m.CHANNEL_CLOSE, code, text, method.class_id, method.method_id)

@@ -67,7 +67,7 @@ class Publisher:
         self.sequence = 0
         self.transaction: Transaction | None = None
         self._confirmed = 0
-        self._refused: deque[int] = deque()
+        self._refused: deque[int] | None = None  # made when it is needed: an empty one takes 760 bytes
 
     def publish(self, frame: bytes, contents: list[bytes], content_bytes: int) -> None:
         """Takes contents that follow the same frame and have the same properties."""
@@ -129,6 +129,8 @@ class Publisher:
                 self.send_back(envelope, contents[index])
         if self.confirming:
             if published.refused:
+                if self._refused is None:
+                    self._refused = deque()
                 self._refused.extend(self.sequence + 1 + index for index in published.refused)
             self.sequence += len(contents)
             self._channel.broker.await_durable(self._channel, self.sequence)
