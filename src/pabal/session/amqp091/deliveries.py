@@ -16,6 +16,7 @@ from pabal.wire.amqp091.methods import (
     BASIC_CANCEL,
     BASIC_DELIVER,
     BASIC_GET_OK,
+    FRAME_END,
     FRAME_HEADER,
     FRAME_METHOD,
     encode_method,
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 _HEAD: Final = Struct(">BHIHH")
 _CONTENT_START: Final = Struct(">BH")
 _TAG: Final = Struct(">Q")
+_TAG_AND_FLAG: Final = Struct(">QB")
+_COUNT_AND_END: Final = Struct(">IB")
 _JOINED_BYTES_MAX: Final = 16_384
 """Smaller contents are copied into one write; larger ones are handed to the socket as they are."""
 
@@ -138,11 +141,14 @@ class ChannelConsumer(Consumer):
 
 
 class GetConsumer(Consumer):
-    """Takes one message for a basic.get, and holds it until it is settled."""
+    """Takes one message for each basic.get, and holds them until they are settled."""
 
     def __init__(self, channel: Channel, queue: Queue, auto_settle: bool) -> None:
         super().__init__(queue, "", auto_settle, False)
         self.channel = channel
+        self._envelope: Envelope | None = None
+        self._before_tag = b""
+        self._source = b""
 
     def room(self) -> int:
         return 0
@@ -151,25 +157,36 @@ class GetConsumer(Consumer):
         channel = self.channel
         for message in messages:
             channel.last_delivery += 1
-            envelope = message.envelope
+            tag = channel.last_delivery
+            if message.envelope is not self._envelope:
+                self._encode_around(message.envelope)
             content = message.content
             if message.attempts and self.queue.arguments.counts_attempts:
                 content = with_delivery_count(content, message.attempts)
-            channel.output.write(
-                encode_method(
-                    channel.number,
-                    BASIC_GET_OK,
-                    channel.last_delivery,
-                    message.redelivered,
-                    envelope.exchange,
-                    envelope.routing_key,
-                    min(self.queue.ready, 2**32 - 1),
-                )
+            content = refit(content, channel.number, channel.session.frame_bytes_max)
+            count = min(self.queue.ready, 2**32 - 1)
+            around = (
+                self._before_tag,
+                _TAG_AND_FLAG.pack(tag, message.redelivered),
+                self._source,
+                _COUNT_AND_END.pack(count, FRAME_END),
             )
-            channel.output.write(refit(content, channel.number, channel.session.frame_bytes_max))
+            if len(content) <= _JOINED_BYTES_MAX:
+                channel.output.write(b"".join((*around, content)))
+            else:
+                channel.output.write(b"".join(around))
+                channel.output.write(content)
             if not self.auto_settle:
-                message.delivery = channel.last_delivery
-                channel.unsettled_deliveries[message.delivery] = message
+                message.delivery = tag
+                channel.unsettled_deliveries[tag] = message
+
+    def _encode_around(self, envelope: Envelope) -> None:
+        """The basic.get-ok frame but for delivery tag, redelivered and message count."""
+        self._source = encode_shortstr(envelope.exchange) + encode_shortstr(envelope.routing_key)
+        method = BASIC_GET_OK
+        size = 4 + _TAG_AND_FLAG.size + len(self._source) + 4
+        self._before_tag = _HEAD.pack(FRAME_METHOD, self.channel.number, size, method.class_id, method.method_id)
+        self._envelope = envelope
 
     def revoked(self, message: Message) -> None:
         self.channel.revoke(message.delivery, self)
