@@ -30,6 +30,7 @@ _CONTENT_START: Final = Struct(">BH")
 _TAG: Final = Struct(">Q")
 _TAG_AND_FLAG: Final = Struct(">QB")
 _COUNT_AND_END: Final = Struct(">IB")
+_AROUND_MAX: Final = 256
 _JOINED_BYTES_MAX: Final = 16_384
 """Smaller contents are copied into one write; larger ones are handed to the socket as they are."""
 
@@ -60,7 +61,8 @@ class ChannelConsumer(Consumer):
         self.channel = channel
         self.prefetch = prefetch
         self._content_start = _CONTENT_START.pack(FRAME_HEADER, channel.number)
-        self._envelope: Envelope | None = None
+        self._envelope: Envelope | None = None  # of the last message
+        self._around: dict[tuple[str, str], tuple[bytes, bytes, bytes]] = {}
         self._before_tag = b""
         self._after_tag = b""
         self._after_tag_again = b""
@@ -116,20 +118,24 @@ class ChannelConsumer(Consumer):
             output.write_delivery(b"".join(chunks))
 
     def _encode_around(self, envelope: Envelope) -> None:
-        """The basic.deliver frame but for its delivery tag: the same for all messages of an envelope, and
-        mostly for those of another publisher."""
+        """The basic.deliver frame but for its delivery tag: the same for all messages of an envelope, and mostly for
+        those of another publisher. Some are kept, as publishers change between a few keys."""
         last, self._envelope = self._envelope, envelope
         if last is not None and last.routing_key == envelope.routing_key and last.exchange == envelope.exchange:
             return
-        tag = encode_shortstr(self.tag)
-        source = encode_shortstr(envelope.exchange) + encode_shortstr(envelope.routing_key)
-        method = BASIC_DELIVER
-        size = 4 + len(tag) + 8 + 1 + len(source)
-        self._before_tag = (
-            _HEAD.pack(FRAME_METHOD, self.channel.number, size, method.class_id, method.method_id) + tag
-        )
-        self._after_tag = b"\x00" + source + b"\xce"
-        self._after_tag_again = b"\x01" + source + b"\xce"
+        place = (envelope.exchange, envelope.routing_key)
+        around = self._around.get(place)
+        if around is None:
+            tag = encode_shortstr(self.tag)
+            source = encode_shortstr(envelope.exchange) + encode_shortstr(envelope.routing_key)
+            method = BASIC_DELIVER
+            size = 4 + len(tag) + 8 + 1 + len(source)
+            head = _HEAD.pack(FRAME_METHOD, self.channel.number, size, method.class_id, method.method_id)
+            around = (head + tag, b"\x00" + source + b"\xce", b"\x01" + source + b"\xce")
+            if len(self._around) >= _AROUND_MAX:
+                self._around.clear()
+            self._around[place] = around
+        self._before_tag, self._after_tag, self._after_tag_again = around
 
     def revoked(self, message: Message) -> None:
         self.channel.revoke(message.delivery, self)
