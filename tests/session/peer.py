@@ -107,12 +107,15 @@ class Peer:
         self.send_bytes(b"".join(frame.Method(channel, method).marshal() for method in methods))
 
     def publish(self, queue: str, *bodies: bytes, channel: int = 1) -> None:
-        method = frame.Method(channel, spec.Basic.Publish(exchange="", routing_key=queue)).marshal()
-        data = b""
-        for body in bodies:
-            header = frame.Header(channel, len(body), spec.BasicProperties(delivery_mode=2))
-            data += method + header.marshal() + frame.Body(channel, body).marshal()
-        self.send_bytes(data)
+        method = spec.Basic.Publish(exchange="", routing_key=queue)
+        properties = spec.BasicProperties(delivery_mode=2)
+        self.send_bytes(b"".join(self.message(method, properties, body, channel) for body in bodies))
+
+    @staticmethod
+    def message(method: Any, properties: Any, body: bytes, channel: int = 1) -> bytes:
+        """The frames of one message."""
+        header = frame.Header(channel, len(body), properties)
+        return frame.Method(channel, method).marshal() + header.marshal() + frame.Body(channel, body).marshal()
 
     def received(self) -> list[Any]:
         """What came since the last call: methods, bodies as bytes, "heartbeat"; content headers are left out."""

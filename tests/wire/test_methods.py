@@ -54,8 +54,19 @@ def payload_of(frame: bytes) -> bytes:
 
 @given(st.binary(max_size=255), st.binary(max_size=255), st.integers(0, 255), st.data())
 def test_a_publish_is_read_as_any_method_is(exchange, key, bits, data):
+    payload = b"\x00\x3c\x00\x28\x00\x00%c%b%c%b%c" % (len(exchange), exchange, len(key), key, bits)
+    check_fast_reading(methods.BASIC_PUBLISH, payload, data)
+
+
+@given(st.binary(max_size=9) | st.text(max_size=9).map(str.encode), st.integers(0, 255), st.data())
+def test_a_get_is_read_as_any_method_is(queue, bits, data):
+    payload = b"\x00\x3c\x00\x46\x00\x00%c%b%c" % (len(queue), queue, bits)
+    check_fast_reading(methods.BASIC_GET, payload, data)
+
+
+def check_fast_reading(method: Method, whole: bytes, data: st.DataObject) -> None:
     """Also when octets of it are wrong, missing or more than there should be."""
-    payload = bytearray(b"\x00\x3c\x00\x28\x00\x00%c%b%c%b%c" % (len(exchange), exchange, len(key), key, bits))
+    payload = bytearray(whole)
     for _ in range(data.draw(st.integers(0, 2))):
         payload[data.draw(st.integers(4, len(payload) - 1))] = data.draw(st.integers(0, 255))
     del payload[data.draw(st.sampled_from([len(payload), data.draw(st.integers(4, len(payload)))])) :]
@@ -63,8 +74,8 @@ def test_a_publish_is_read_as_any_method_is(exchange, key, bits, data):
     frame = methods.encode_frame(methods.FRAME_METHOD, 1, bytes(payload))
     found = []
     for read in (
-        lambda: methods.decode_publish(frame),
-        lambda: methods.decode_arguments(methods.BASIC_PUBLISH, bytes(payload)),
+        lambda: methods.decode_publish(frame) if method is methods.BASIC_PUBLISH else methods.decode_get(frame[7:-1]),
+        lambda: methods.decode_arguments(method, bytes(payload)),
     ):
         try:
             found.append(read())

@@ -50,6 +50,7 @@ class Channel:
         self.transaction: transaction.Transaction | None = None  # after tx.select
         self._first_unsettled = 1  # no delivery below it is unsettled
         self._consumer_prefetch = 0
+        self._getter: GetConsumer | None = None  # of the last basic.get
 
     def call(self, method: m.Method, arguments: tuple[Any, ...]) -> None:
         """Does what a client's method asks. BrokerError and ChannelFault close this channel."""
@@ -244,7 +245,10 @@ class Channel:
 
     def basic_get(self, queue_name: str, no_ack: bool) -> None:
         queue = entities.find_queue(self, queue_name)
-        if queue.get(GetConsumer(self, queue, no_ack)) is None:
+        getter = self._getter
+        if getter is None or getter.queue is not queue or getter.auto_settle is not no_ack:
+            getter = self._getter = GetConsumer(self, queue, no_ack)
+        if queue.get(getter) is None:
             self.reply(m.BASIC_GET_EMPTY)
 
     # --- The channel itself ---------------------------------------------------------------------------------

@@ -212,7 +212,7 @@ class Amqp091Session:
             raise
 
     def _act(self, channel: int, method: m.Method, payload: bytes) -> None:
-        arguments = m.decode_arguments(method, payload)
+        arguments = m.decode_get(payload) if method is m.BASIC_GET else m.decode_arguments(method, payload)
         if channel == 0:
             self._on_connection_method(method, arguments)
         elif self.state != "open":

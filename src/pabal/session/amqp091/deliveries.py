@@ -16,6 +16,7 @@ from pabal.wire.amqp091.methods import (
     BASIC_CANCEL,
     BASIC_DELIVER,
     BASIC_GET_OK,
+    FRAME_END,
     FRAME_HEADER,
     FRAME_METHOD,
     encode_method,
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 _HEAD: Final = Struct(">BHIHH")
 _CONTENT_START: Final = Struct(">BH")
 _TAG: Final = Struct(">Q")
+_TAG_AND_FLAG: Final = Struct(">QB")
+_COUNT_AND_END: Final = Struct(">IB")
+_AROUND_MAX: Final = 256
 _JOINED_BYTES_MAX: Final = 16_384
 """Smaller contents are copied into one write; larger ones are handed to the socket as they are."""
 
@@ -57,7 +61,8 @@ class ChannelConsumer(Consumer):
         self.channel = channel
         self.prefetch = prefetch
         self._content_start = _CONTENT_START.pack(FRAME_HEADER, channel.number)
-        self._envelope: Envelope | None = None
+        self._envelope: Envelope | None = None  # of the last message
+        self._around: dict[tuple[str, str], tuple[bytes, bytes, bytes]] = {}
         self._before_tag = b""
         self._after_tag = b""
         self._after_tag_again = b""
@@ -113,20 +118,24 @@ class ChannelConsumer(Consumer):
             output.write_delivery(b"".join(chunks))
 
     def _encode_around(self, envelope: Envelope) -> None:
-        """The basic.deliver frame but for its delivery tag: the same for all messages of an envelope, and
-        mostly for those of another publisher."""
+        """The basic.deliver frame but for its delivery tag: the same for all messages of an envelope, and mostly for
+        those of another publisher. Some are kept, as publishers change between a few keys."""
         last, self._envelope = self._envelope, envelope
         if last is not None and last.routing_key == envelope.routing_key and last.exchange == envelope.exchange:
             return
-        tag = encode_shortstr(self.tag)
-        source = encode_shortstr(envelope.exchange) + encode_shortstr(envelope.routing_key)
-        method = BASIC_DELIVER
-        size = 4 + len(tag) + 8 + 1 + len(source)
-        self._before_tag = (
-            _HEAD.pack(FRAME_METHOD, self.channel.number, size, method.class_id, method.method_id) + tag
-        )
-        self._after_tag = b"\x00" + source + b"\xce"
-        self._after_tag_again = b"\x01" + source + b"\xce"
+        place = (envelope.exchange, envelope.routing_key)
+        around = self._around.get(place)
+        if around is None:
+            tag = encode_shortstr(self.tag)
+            source = encode_shortstr(envelope.exchange) + encode_shortstr(envelope.routing_key)
+            method = BASIC_DELIVER
+            size = 4 + len(tag) + 8 + 1 + len(source)
+            head = _HEAD.pack(FRAME_METHOD, self.channel.number, size, method.class_id, method.method_id)
+            around = (head + tag, b"\x00" + source + b"\xce", b"\x01" + source + b"\xce")
+            if len(self._around) >= _AROUND_MAX:
+                self._around.clear()
+            self._around[place] = around
+        self._before_tag, self._after_tag, self._after_tag_again = around
 
     def revoked(self, message: Message) -> None:
         self.channel.revoke(message.delivery, self)
@@ -138,11 +147,14 @@ class ChannelConsumer(Consumer):
 
 
 class GetConsumer(Consumer):
-    """Takes one message for a basic.get, and holds it until it is settled."""
+    """Takes one message for each basic.get, and holds them until they are settled."""
 
     def __init__(self, channel: Channel, queue: Queue, auto_settle: bool) -> None:
         super().__init__(queue, "", auto_settle, False)
         self.channel = channel
+        self._envelope: Envelope | None = None
+        self._before_tag = b""
+        self._source = b""
 
     def room(self) -> int:
         return 0
@@ -151,25 +163,36 @@ class GetConsumer(Consumer):
         channel = self.channel
         for message in messages:
             channel.last_delivery += 1
-            envelope = message.envelope
+            tag = channel.last_delivery
+            if message.envelope is not self._envelope:
+                self._encode_around(message.envelope)
             content = message.content
             if message.attempts and self.queue.arguments.counts_attempts:
                 content = with_delivery_count(content, message.attempts)
-            channel.output.write(
-                encode_method(
-                    channel.number,
-                    BASIC_GET_OK,
-                    channel.last_delivery,
-                    message.redelivered,
-                    envelope.exchange,
-                    envelope.routing_key,
-                    min(self.queue.ready, 2**32 - 1),
-                )
+            content = refit(content, channel.number, channel.session.frame_bytes_max)
+            count = min(self.queue.ready, 2**32 - 1)
+            around = (
+                self._before_tag,
+                _TAG_AND_FLAG.pack(tag, message.redelivered),
+                self._source,
+                _COUNT_AND_END.pack(count, FRAME_END),
             )
-            channel.output.write(refit(content, channel.number, channel.session.frame_bytes_max))
+            if len(content) <= _JOINED_BYTES_MAX:
+                channel.output.write(b"".join((*around, content)))
+            else:
+                channel.output.write(b"".join(around))
+                channel.output.write(content)
             if not self.auto_settle:
-                message.delivery = channel.last_delivery
-                channel.unsettled_deliveries[message.delivery] = message
+                message.delivery = tag
+                channel.unsettled_deliveries[tag] = message
+
+    def _encode_around(self, envelope: Envelope) -> None:
+        """The basic.get-ok frame but for delivery tag, redelivered and message count."""
+        self._source = encode_shortstr(envelope.exchange) + encode_shortstr(envelope.routing_key)
+        method = BASIC_GET_OK
+        size = 4 + _TAG_AND_FLAG.size + len(self._source) + 4
+        self._before_tag = _HEAD.pack(FRAME_METHOD, self.channel.number, size, method.class_id, method.method_id)
+        self._envelope = envelope
 
     def revoked(self, message: Message) -> None:
         self.channel.revoke(message.delivery, self)

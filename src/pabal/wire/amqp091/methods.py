@@ -313,6 +313,17 @@ def decode_publish(frame: bytes) -> tuple[str, str, bool, bool]:
     return cast("tuple[str, str, bool, bool]", decode_arguments(BASIC_PUBLISH, frame[7:-1]))
 
 
+def decode_get(payload: bytes) -> tuple[object, ...]:
+    """What the payload of a basic.get says, queue and no_ack: as `decode_arguments`, but faster."""
+    queue_at = 7  # behind the ids, a reserved short and a length
+    if len(payload) > queue_at and queue_at + payload[queue_at - 1] + 1 == len(payload):
+        try:
+            return payload[queue_at:-1].decode(), payload[-1] & 1 != 0
+        except UnicodeDecodeError:
+            pass
+    return decode_arguments(BASIC_GET, payload)
+
+
 def _text(octets: bytes) -> str:
     return octets.decode("utf-8", "surrogateescape")
 
