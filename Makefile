@@ -10,7 +10,7 @@ help:
 	@echo "make serve    start the broker (ARGS='--port 5673 --memory' for settings)"
 	@echo "make test     run the tests"
 	@echo "make check    format, lint, types, layers"
-	@echo "make bench    measure against RabbitMQ, if there is one (ARGS='--quick')"
+	@echo "make bench    measure beside RabbitMQ and NATS, as far as installed (ARGS='--quick')"
 	@echo "make demo     the settlement system: kills, poison and a redrive, in half a minute"
 	@echo "make fuzz     feed the protocol code mutated bytes for a minute (ARGS='--seconds 600')"
 

@@ -55,6 +55,9 @@ class Report:
         console: where to.
         facts: of each broker; the first is the one that the others are compared to.
         runs: all of them.
+
+    Attributes:
+        markdown: the same once more, for a page.
     """
 
     def __init__(self, console: Console, facts: list[Facts], runs: list[Run]) -> None:
@@ -62,6 +65,7 @@ class Report:
         self._facts = facts
         self._names = [each.name for each in facts]
         self._runs = runs
+        self.markdown = ""
 
     def show(self, machine: Machine, size_bytes: int) -> None:
         """Print what there is.
@@ -73,24 +77,25 @@ class Report:
         rounds = max((run.round for run in self._runs), default=1)
         self._console.print()
         if speeds := self._titles(lambda outcome: outcome.speeds):
-            self._head(
+            self._print(
                 "Thousand messages a second · the broker's CPU µs a message · its memory at most, MB",
                 f"bodies of {size_bytes} bytes, median of {rounds} {'rounds' if rounds > 1 else 'round'}",
+                self._speed_table(speeds),
             )
-            self._console.print(self._speed_table(speeds))
         if latencies := self._titles(lambda outcome: outcome.latencies):
-            self._head("Latency in ms: p50 · p99 · p99.9 · max", "median of the rounds; of the maximum, the highest")
-            self._console.print(self._latency_table(latencies))
-        self._head("Other figures")
-        self._console.print(self._other_table(self._titles(lambda outcome: outcome.figures)))
-        self._console.print(Text(_machine_line(machine), style="dim"))
-        self._console.print(Text(self._cost_line(), style="dim"))
-        self._console.print(Text(", ".join(_version_line(each) for each in self._facts), style="dim"))
+            detail = "median of the rounds; of the maximum, the highest"
+            self._print("Latency in ms: p50 · p99 · p99.9 · max", detail, self._latency_table(latencies))
+        others = self._titles(lambda outcome: outcome.figures)
+        self._print("Other figures", "median of the rounds", self._other_table(others))
+        for line in (_machine_line(machine), self._cost_line(), ", ".join(map(_version_line, self._facts))):
+            self._console.print(Text(line, style="dim"))
+            self.markdown += f"{line}\n"
 
-    def _head(self, title: str, detail: str = "") -> None:
+    def _print(self, title: str, detail: str, table: Table) -> None:
         self._console.print(Text(title, style="bold"))
-        if detail:
-            self._console.print(Text(detail, style="dim"))
+        self._console.print(Text(detail, style="dim"))
+        self._console.print(table)
+        self.markdown += f"{title} ({detail}):\n\n{_markdown(table)}\n"
 
     def _titles(self, rows: Callable[[Outcome], Mapping[str, object]]) -> list[str]:
         """Titles of rows in the order in which they first came."""
@@ -179,6 +184,13 @@ def _table() -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     table.add_column("", no_wrap=True)
     return table
+
+
+def _markdown(table: Table) -> str:
+    rows = [[str(column.header) for column in table.columns]]
+    rows += [list(row) for row in zip(*(map(str, column.cells) for column in table.columns), strict=True)]
+    rows.insert(1, ["---"] * len(table.columns))
+    return "".join(f"| {' | '.join(cell.strip() for cell in row)} |\n" for row in rows)
 
 
 def _machine_line(machine: Machine) -> str:

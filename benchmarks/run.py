@@ -55,6 +55,7 @@ def _parse() -> argparse.Namespace:
     add("--amqp", action="append", default=[], metavar="NAME=PORT", help="a broker that runs already; repeatable")
     add("--serve-option", action="append", default=[], metavar="TEXT", help="for `pabal serve`; repeatable")
     add("--data", type=Path, default=Path.cwd(), metavar="DIR", help="for the brokers' data: on a real disk")
+    add("--markdown", type=Path, metavar="FILE", help="save the tables for a page")
     add("--json", type=Path, metavar="FILE", help="save all figures")
     options = parser.parse_args()
     options.rounds = options.rounds or (1 if options.quick else 3)
@@ -185,8 +186,11 @@ def main() -> None:
         sys.exit(f"run: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
-    Report(console, facts, runs).show(here, options.size)
+    report = Report(console, facts, runs)
+    report.show(here, options.size)
     console.print(f"Took {time.monotonic() - began:.0f} s.", style="dim")
+    if options.markdown:
+        options.markdown.write_text(report.markdown)
     if options.json:
         _save(options.json, here, facts, runs)
 
