@@ -12,11 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pabal
 from clients.raw_client import RawClient
 
 READY_SECONDS_MAX = 10.0
 STOP_SECONDS_MAX = 10.0
-SOURCE = Path(__file__).resolve().parent.parent / "src"
+SOURCE = Path(pabal.__file__).resolve().parent.parent
+"""Where the Pabal is that is tested: these sources, or a compiled copy that is installed."""
 
 
 def free_port() -> int:

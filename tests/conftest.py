@@ -8,9 +8,16 @@ from pathlib import Path
 
 import pytest
 
+import pabal
 from broker_process import BrokerProcess, ExternalBroker
 
 LOG_SHOWN_BYTES_MAX = 20_000
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("plain") is not None and pabal.compiled():
+        pytest.skip("changes the broker's classes, and they are compiled")
+
 
 Broker = BrokerProcess | ExternalBroker
 

@@ -13,14 +13,16 @@ from broker_twin import OnDisk
 from queue_twin import TwinMessage
 
 from engine import Engine, TakingConsumer
+from pabal.broker.access import Access
 from pabal.broker.broker import Broker
 from pabal.broker.delayed import Delay, DelayedExchange
 from pabal.broker.queue import Queue
-from pabal.broker.vhost import Vhost
 from pabal.model.definitions import ExchangeDefinition, QueueDefinition, decode_definition
 from pabal.model.message import Envelope, Message
 from pabal.session.amqp091.channel import Channel
+from pabal.session.amqp091.connection import Amqp091Session
 from pabal.session.amqp091.container import Amqp091Container
+from pabal.session.amqp091.settings import SessionSettings
 from pabal.session.amqp091.transaction import tx_select
 from pabal.store.batch import waiting_id
 from pabal.store.memory import MemoryStore
@@ -119,21 +121,12 @@ class OrderedEngine(Engine):
         return found
 
 
-class _Silent:
-    """The session of a channel that nobody is connected to."""
-
-    def __init__(self, broker: Broker, vhost: Vhost) -> None:
-        self.broker = broker
-        self.vhost = vhost
-        self.output = self
-        self.targets: dict[bytes, Any] = {}
-
-    def write(self, data: bytes) -> None: ...
-    def write_durable(self, channel: int, method: object) -> None: ...
-
-
 def open_channel(engine: Engine, transacting: bool) -> Channel:
-    session: Any = _Silent(engine.broker, engine.vhost)
+    """A channel that nobody is connected to."""
+    session = Amqp091Session(
+        engine.broker, Access(engine.broker, b"key"), SessionSettings(), CONTAINER, lambda: None, print, True
+    )
+    session.vhost = engine.vhost
     channel = Channel(session, 1)
     if transacting:
         tx_select(channel)

@@ -13,6 +13,8 @@ from pabal.broker.queue import Queue
 from pabal.model.message import PENDING, Message
 from pabal.store.journal import QueueLog
 
+pytestmark = pytest.mark.plain
+
 
 def no_attempts(patch: pytest.MonkeyPatch) -> None:
     original = Backlog.push_back

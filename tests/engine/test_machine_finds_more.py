@@ -21,6 +21,9 @@ from pabal.session.amqp091.transaction import Transaction
 # --- Dead letters -------------------------------------------------------------------------------------------
 
 
+pytestmark = pytest.mark.plain
+
+
 def deaths_are_not_counted(patch: pytest.MonkeyPatch) -> None:
     original = Amqp091Container.deaths
 

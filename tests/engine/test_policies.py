@@ -362,6 +362,7 @@ def test_a_delivery_limit_comes_and_its_count_survives(engine: Engine) -> None:
     assert [reasons_of(m) for m in engine.drain("dead")] == [[("q", "delivery_limit")]]
 
 
+@pytest.mark.plain
 def test_a_queue_that_nothing_changes_for_does_not_notice(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     queue = engine.queue(x_max_length=3)
     monkeypatch.setattr(Queue, "change_arguments", lambda *_: pytest.fail("there is nothing to change"))
@@ -422,6 +423,7 @@ def test_what_is_on_disk_already_and_in_memory_still_is_counted_once(engine: Eng
         assert size == body_bytes(queue)
 
 
+@pytest.mark.plain
 def test_the_count_is_in_the_commit_that_the_policy_is_in(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a restart it is not counted again."""
     queue = engine.queue()

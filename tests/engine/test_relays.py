@@ -86,6 +86,7 @@ def test_a_task_waits_once_however_many_levels_its_time_has(engine: Engine) -> N
     assert not any(engine.disk.messages.values())
 
 
+@pytest.mark.plain
 def test_it_comes_as_it_would_have_come_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same messages with the same histories, at the same times but for a millisecond a step."""
     chance = random.Random(3)

@@ -53,6 +53,7 @@ def forget_the_rest(self: Scanner, data: bytes, receive: Any = Scanner.receive) 
     self._rest = b""
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize(
     ("owner", "name", "planted"),
     [(Broker, "release", forget_to_release), (Publisher, "confirm", confirm_too_much)],
@@ -68,6 +69,7 @@ def test_planted_bugs_are_found(
     assert failures
 
 
+@pytest.mark.plain
 def test_what_depends_on_the_cuts_is_found(
     fuzzer: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

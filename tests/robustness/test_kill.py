@@ -22,6 +22,8 @@ from pathlib import Path
 
 import pytest
 
+import pabal
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # when run as a program
 
 from broker_process import BrokerProcess, free_port
@@ -226,7 +228,7 @@ def cpu_ticks(pid: int) -> int:
 
 def spawn(broker: BrokerProcess) -> subprocess.Popen[bytes]:
     """Starts the broker's command without waiting for it."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2] / "src")}
+    environment = {**os.environ, "PYTHONPATH": str(Path(pabal.__file__).resolve().parent.parent)}
     command = [sys.executable, "-m", "pabal", "serve", "--port", str(broker.port), "--data", str(broker.data)]
     with broker.log_path.open("ab") as log:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
@@ -428,7 +430,7 @@ def test_sigterm_does_not_wait_for_those_who_do_not_read(start_broker: StartBrok
 
 def refused(broker: BrokerProcess) -> str:
     """Starts the broker's command, which must end with 1 and say why in one line."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2] / "src")}
+    environment = {**os.environ, "PYTHONPATH": str(Path(pabal.__file__).resolve().parent.parent)}
     command = [sys.executable, "-m", "pabal", "serve", "--port", str(free_port()), "--data", str(broker.data)]
     done = subprocess.run(
         command,

@@ -22,6 +22,8 @@ from pabal.store.batch import Batch
 from pabal.store.journal import QueueLog
 from pabal.store.memory import Disk, MemoryStore
 
+pytestmark = pytest.mark.plain
+
 PLANTS = Plants()
 planted = PLANTS.planted
 

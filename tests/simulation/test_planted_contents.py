@@ -12,6 +12,8 @@ from pabal.store.batch import Batch
 from pabal.store.journal import Journal, QueueLog
 from pabal.store.memory import Disk
 
+pytestmark = pytest.mark.plain
+
 PLANTS = Plants()
 planted = PLANTS.planted
 

@@ -28,6 +28,8 @@ from pabal.store.journal import Journal, QueueLog
 from pabal.store.memory import Disk, MemoryStore
 from pabal.wire.amqp091 import methods as m
 
+pytestmark = pytest.mark.plain
+
 PLANTS = Plants()
 planted = PLANTS.planted
 

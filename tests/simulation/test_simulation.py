@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import simulate
 
+import pabal
+
 
 @pytest.mark.parametrize("seed", [1, 2000])
 def test_no_promise_is_broken(seed: int) -> None:
@@ -43,7 +45,7 @@ def test_a_run_is_repeated_by_its_seed() -> None:
 def test_a_run_is_the_same_in_another_process() -> None:
     """Whatever the seed of Python's own hashes."""
     script = Path(simulate.__file__)
-    source = str(script.resolve().parents[2] / "src")  # not another tree that may be installed
+    source = str(Path(pabal.__file__).resolve().parent.parent)  # not another tree that may be installed
     outputs = [
         subprocess.run(
             [sys.executable, str(script), "--run", "78"],

@@ -302,6 +302,7 @@ def test_an_entry_of_a_later_version_is_refused(tmp_path: Path) -> None:
     store.close()
 
 
+@pytest.mark.plain
 def test_the_directory_is_free_again_when_the_log_cannot_be_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from mypy_extensions import mypyc_attr
+
 from pabal.model.message import Message
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ class Rotation:
         self._asked &= ~(1 << place)
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Consumer(ABC):
     """Takes messages from one queue as long as it has room for them.
 

@@ -169,7 +169,7 @@ class HeadersExchange(Exchange):
     what they want leads from a message's headers to the few that may match."""
 
     type = "headers"
-    WAYS = ("all", "any", "all-with-x", "any-with-x")
+    WAYS: ClassVar[tuple[str, ...]] = ("all", "any", "all-with-x", "any-with-x")
 
     def __init__(self, definition: ExchangeDefinition, random_token: Callable[[], str]) -> None:
         super().__init__(definition, random_token)

@@ -13,13 +13,20 @@ from typing import Any
 
 import click
 
-from pabal import __version__
+from pabal import __version__, compiled
 
 _STARTED = time.monotonic()
 
 
+def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        form = "compiled" if compiled() else "plain Python"
+        click.echo(f"pabal {__version__} ({form}, Python {sys.version.split()[0]})")
+        context.exit()
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, message=f"pabal %(version)s (Python {sys.version.split()[0]})")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show it.")
 def main() -> None:
     """Pabal: a durable message queue broker that RabbitMQ's clients use unchanged."""
 

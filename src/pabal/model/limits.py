@@ -1,4 +1,7 @@
-"""Every limit of the broker, with its unit in its name. Settings may lower or raise those marked (setting)."""
+"""Every limit of the broker, with its unit in its name. Settings may lower or raise those marked (setting).
+
+Those that are `int` and not `Final` are lowered by tests, in the modules that use them: the others are compiled in.
+"""
 
 from typing import Final
 
@@ -63,7 +66,7 @@ REPLY_BYTES_MAX: Final = 1024 * 1024
 TRANSACTION_BYTES_MAX: Final = 64 * 1024 * 1024
 """Messages held by one channel's open transaction, each counted as 256 bytes more than its content."""
 
-UNSAVED_BYTES_MAX: Final = 16 * 1024 * 1024
+UNSAVED_BYTES_MAX: int = 16 * 1024 * 1024
 """Messages waiting for a commit: beyond this, publishers are not read until the commit is done."""
 
 TURN_BYTES_MAX: Final = 256 * 1024
@@ -73,43 +76,43 @@ TURN_BYTES_BUSY_MAX: Final = 64 * 1024
 """The same while consumers have all that they can hold: so their settlements come in between, and the backlog that
 publishers build up is no longer than it must be."""
 
-DISPATCH_MESSAGES_MAX: Final = 1024
+DISPATCH_MESSAGES_MAX: int = 1024
 """Messages handed to one consumer in one step."""
 
-DISPATCH_BYTES_MAX: Final = 512 * 1024
+DISPATCH_BYTES_MAX: int = 512 * 1024
 """... and about this many bytes of them."""
 
-WINDOW_MESSAGES_STORED: Final = 16_384
+WINDOW_MESSAGES_STORED: int = 16_384
 """Ready messages of a durable queue held in memory; the rest is on disk."""
 
-WINDOW_BYTES_STORED: Final = 8 * 1024 * 1024
+WINDOW_BYTES_STORED: int = 8 * 1024 * 1024
 """... and their bytes."""
 
-WINDOW_MESSAGES_TRANSIENT: Final = 131_072
+WINDOW_MESSAGES_TRANSIENT: int = 131_072
 """The same for a queue that is not durable: it is written to disk only beyond this."""
 
-WINDOW_BYTES_TRANSIENT: Final = 64 * 1024 * 1024
+WINDOW_BYTES_TRANSIENT: int = 64 * 1024 * 1024
 """... and their bytes."""
 
-LOAD_MESSAGES_MAX: Final = 4096
+LOAD_MESSAGES_MAX: int = 4096
 """Messages read from the store in one step."""
 
-LOAD_BYTES_MAX: Final = 4 * 1024 * 1024
+LOAD_BYTES_MAX: int = 4 * 1024 * 1024
 """... and their bytes (one message at least)."""
 
-INBOX_MESSAGES_MAX: Final = 131_072
+INBOX_MESSAGES_MAX: int = 131_072
 """Answers that wait for a consumer who does not read: further ones are refused, since they are never on disk."""
 
-INBOX_BYTES_MAX: Final = 64 * 1024 * 1024
+INBOX_BYTES_MAX: int = 64 * 1024 * 1024
 """... and their bytes (one answer may have more)."""
 
 ROUTES_CACHED_MAX: Final = 16_384
 """Routes remembered of one vhost."""
 
-TIMER_MESSAGES_MAX: Final = 2048
+TIMER_MESSAGES_MAX: int = 2048
 """Messages of one queue expired in one step; the rest follow in the next turn."""
 
-DEAD_LETTER_RETRY_MS: Final = 10_000
+DEAD_LETTER_RETRY_MS: int = 10_000
 """How soon a dead letter that has no place, and must not be dropped, is tried again; twice as late each time."""
 
 DEAD_LETTER_RETRIES_DOUBLED_MAX: Final = 4
@@ -142,5 +145,5 @@ SHARED_BYTES_MIN: Final = 4096
 PARTED_BYTES_MIN: Final = 65_536
 """... and from here on it is in a record of its own also for one queue, which saves a copy and writing it again."""
 
-DROPS_PER_COMMIT_MAX: Final = 2000
+DROPS_PER_COMMIT_MAX: int = 2000
 """Messages of a purged or deleted queue that one commit removes from disk."""

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from pabal import __version__
+from pabal import __version__, compiled
 from pabal.broker.access import Access
 from pabal.broker.broker import Broker
 from pabal.model.compatibility import COMPATIBILITIES
@@ -119,6 +119,8 @@ class Server:
     async def start(self) -> None:
         """Listens. OSError when the address cannot be had."""
         keep_freed_memory()
+        if not compiled():
+            self.log.info("plain Python, about half as fast as compiled: there was no C compiler at install")
         self._check_resources()
         self._listener = await self._loop.create_server(
             lambda: Connection(self, self._make_session), self.settings.bind, self.settings.port, backlog=1024
