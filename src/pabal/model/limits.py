@@ -76,6 +76,9 @@ TURN_BYTES_BUSY_MAX: Final = 64 * 1024
 """The same while consumers have all that they can hold: so their settlements come in between, and the backlog that
 publishers build up is no longer than it must be."""
 
+TURN_BYTES_OVERLOADED_MAX: Final = 4096
+"""... and while publishers wait for a commit: a thousand connections may have sent something by then."""
+
 DISPATCH_MESSAGES_MAX: int = 1024
 """Messages handed to one consumer in one step."""
 

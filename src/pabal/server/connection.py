@@ -174,13 +174,20 @@ class Connection(asyncio.BufferedProtocol):
             self._trace.state(session.state)
         if session.closed:
             server.turn.writes(self)
-        elif session.blocked or server.overloaded:
+        elif server.overloaded:
             self._pause_reading()
-        elif self._turn_bytes >= len(self._server.share()) and self._turn == server.turn_count:
+            server.after_commit[self] = None
+        elif session.blocked:
+            self._pause_reading()
+        elif self._turn_bytes >= len(server.share()) and self._turn == server.turn_count:
             self._pause_reading()
             server.after_turn.append(self)
         elif self._reading_paused:
             self._resume_reading()
+
+    def last_bytes(self) -> int:
+        """How much was read when it was read last."""
+        return self._turn_bytes
 
     def tick(self, now_ms: int, stood_still: bool) -> None:
         """Once a second: heartbeats and deadlines. After a standstill no peer is to blame for its silence."""

@@ -26,6 +26,7 @@ from pabal.model.limits import (
     SHUTDOWN_SECONDS_MAX,
     TURN_BYTES_BUSY_MAX,
     TURN_BYTES_MAX,
+    TURN_BYTES_OVERLOADED_MAX,
 )
 from pabal.model.passwords import hash_password
 from pabal.server.commit_thread import CommitThread
@@ -93,8 +94,11 @@ class Server:
         self.received = memoryview(bytearray(TURN_BYTES_MAX))
         """Where connections receive, one after the other."""
         self._received_busy = self.received[:TURN_BYTES_BUSY_MAX]
+        self._received_overloaded = self.received[:TURN_BYTES_OVERLOADED_MAX]
         self.after_turn: list[Connection] = []
         """Connections that have sent their share of this turn and are read on in the next."""
+        self.after_commit: dict[Connection, None] = {}
+        """Those that are read on when less waits for the disk."""
         self._connections: set[Connection] = set()
         self._commit_thread = CommitThread()
         self._listener: asyncio.Server | None = None
@@ -213,6 +217,8 @@ class Server:
 
     def share(self) -> memoryview:
         """Where to receive what one connection may send in this turn."""
+        if self.overloaded:
+            return self._received_overloaded
         return self._received_busy if self._broker.consumers_busy else self.received
 
     def begin_turn(self) -> None:
@@ -260,7 +266,9 @@ class Server:
             done(error)
         if self._overloaded and not self.turn.overloaded:
             self._overloaded = False
-            for connection in list(self._connections):
+            # Who could send least goes first: there may be more of them than there is room for.
+            waiting, self.after_commit = self.after_commit, {}
+            for connection in sorted(waiting, key=Connection.last_bytes):
                 connection.after_input()
         self._set_timer()
 
@@ -336,3 +344,4 @@ class Server:
 
     def remove(self, connection: Connection) -> None:
         self._connections.discard(connection)
+        self.after_commit.pop(connection, None)
