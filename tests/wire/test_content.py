@@ -74,6 +74,8 @@ def test_any_bytes_give_properties_or_a_wire_error(props):
     for read in (
         content.decode_headers,
         content.raw_headers,
+        content.headers_span,
+        lambda it: content.decode_headers(it, {"", "a"}),
         lambda it: content.replace_properties(it, expiration="1"),
     ):
         try:

@@ -63,9 +63,13 @@ class Amqp091Container:
         try:
             start, end = headers_span(content)
             raw = find_value(content, start, end, _DELAY)
-            value = None if raw is None else decode_value(raw)
+            if raw is None:
+                return 0
+            value = decode_value(raw)
         except WireError:
             return 0
+        if type(value) is int:
+            return value
         if isinstance(value, bool) or not isinstance(value, int | float | str):
             return 0
         try:

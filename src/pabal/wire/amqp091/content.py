@@ -24,6 +24,7 @@ from pabal.wire.amqp091.fields import (
     encode_table,
     encode_timestamp,
     join_table,
+    read_u32,
     split_table,
     walk_table,
 )
@@ -189,7 +190,7 @@ def plain_properties(content: bytes) -> int:
 
 
 def _plain_properties(content: bytes) -> int:
-    end: i64 = 7 + (content[3] << 24 | content[4] << 16 | content[5] << 8 | content[6])
+    end = 7 + read_u32(content, _SIZE_AT)
     flags: i64 = content[19] << 8 | content[20]
     if flags & _SPECIAL_FLAGS:
         return SPECIAL
@@ -202,7 +203,7 @@ def _plain_properties(content: bytes) -> int:
         pos += 1 + content[pos]
     if flags & _HEADERS_FLAG:
         start = pos + 4
-        pos = start + (content[pos] << 24 | content[pos + 1] << 16 | content[pos + 2] << 8 | content[pos + 3])
+        pos = start + read_u32(content, pos)
         if pos > end or walk_table(content, start, pos):
             return SPECIAL
     if flags & _DELIVERY_MODE:
@@ -340,20 +341,22 @@ def check_headers(content: bytes) -> None:
 
 
 def headers_span(content: bytes) -> tuple[int, int]:
-    """Where the entries of the headers table stand in `content`: nowhere (0, 0) when there is none."""
-    if not content[_FLAGS_AT] & _HEADERS_FLAG >> 8:
+    """Where the entries of the headers table stand in `content`: nowhere (0, 0) when there is none. WireError 502."""
+    flags = content[_FLAGS_AT] << 8
+    if not flags & _HEADERS_FLAG:
         return 0, 0
-    pos = _FLAGS_AT + 2
-    end = header_frame_bytes(content) - 1
-    if content[_FLAGS_AT] & _CONTENT_TYPE >> 8:
-        pos += 1 + content[pos]
-    if content[_FLAGS_AT] & _CONTENT_ENCODING >> 8:
-        pos += 1 + content[pos]
-    start = pos + 4
-    stop = start + int.from_bytes(content[pos:start], "big")
-    if stop > end:
+    pos: i64 = _FLAGS_AT + 2
+    try:
+        if flags & _CONTENT_TYPE:
+            pos += 1 + content[pos]
+        if flags & _CONTENT_ENCODING:
+            pos += 1 + content[pos]
+        end = pos + 4 + read_u32(content, pos)
+    except IndexError:
+        _malformed("list cut short")
+    if end > 7 + read_u32(content, _SIZE_AT):
         _malformed("list longer or shorter than its frame")
-    return start, stop
+    return pos + 4, end
 
 
 def raw_headers(content: bytes) -> list[tuple[str, bytes]]:

@@ -21,6 +21,7 @@ from pabal.wire.amqp091.errors import (
     UNEXPECTED_FRAME,
     WireError,
 )
+from pabal.wire.amqp091.fields import read_u32
 from pabal.wire.amqp091.methods import (
     BASIC_ACK,
     BASIC_PUBLISH,
@@ -84,10 +85,6 @@ class Receiver(Protocol):
 
     def on_oversized(self, channel: int, body_bytes: int) -> None:
         """A content's header announces more than `message_bytes_max`. Its body will be skipped."""
-
-
-def _u32(data: bytes, pos: i64) -> i64:
-    return data[pos] << 24 | data[pos + 1] << 16 | data[pos + 2] << 8 | data[pos + 3]
 
 
 class _Assembly:
@@ -248,17 +245,17 @@ class Scanner:
             if not buffer.startswith(frame, at):
                 if buffer[at : at + 3] != method_start or buffer[at + 7 : at + 11] != _PUBLISH_IDS:
                     break
-                method_end = at + 8 + _u32(buffer, at + 3)
+                method_end = at + 8 + read_u32(buffer, at + 3)
                 if method_end > at + size_max or method_end > limit or buffer[method_end - 1] != FRAME_END:
                     break
                 frame = buffer[at:method_end]
             head = at + len(frame)
             if limit - head < _CONTENT_BYTES_MIN or buffer[head : head + 3] != header_start:
                 break
-            size = _u32(buffer, head + 3)
+            size = read_u32(buffer, head + 3)
             if not _HEADER_PAYLOAD_MIN <= size <= size_max or buffer[head + 7 : head + 15] != _CONTENT_HEAD_FIXED:
                 break
-            announced = _u32(buffer, head + 15)
+            announced = read_u32(buffer, head + 15)
             seam = head + 7 + size
             stop = seam + 9 + announced
             if not 0 < announced <= body_bytes_max or stop > limit:
@@ -266,7 +263,7 @@ class Scanner:
             if (
                 buffer[seam] != FRAME_END
                 or buffer[seam + 1 : seam + 4] != body_start
-                or _u32(buffer, seam + 4) != announced
+                or read_u32(buffer, seam + 4) != announced
                 or buffer[stop - 1] != FRAME_END
             ):
                 break
