@@ -71,7 +71,7 @@ def fsyncs_ns(directory: Path, times: int = 500) -> list[int]:
     return taken_ns
 
 
-def sequential_mib_s(directory: Path, mebibytes: int = 64) -> float:
+def sequential_mib_s(directory: Path, mebibytes: int = 128) -> float:
     """MiB a second of writing blocks of 1 MiB to a file in `directory`, each on disk before the next (O_DSYNC)."""
     block = os.urandom(1_048_576)
     path = directory / f".sequential-{os.getpid()}"

@@ -16,7 +16,7 @@ from spec import Load
 _TRANSIENT = Load(0, messages=200_000)
 _AUTO = replace(_TRANSIENT, prefetch=0)
 _DURABLE = Load(0, messages=100_000, durable=True, window=500)
-_LARGE = Load(0, messages=200, size_bytes=1_048_576, durable=True, window=32, prefetch=32, backlog=True)
+_LARGE = Load(0, messages=400, size_bytes=1_048_576, durable=True, window=32, prefetch=32, backlog=True)
 
 SCENARIOS: tuple[Scenario, ...] = (
     Flow("transient-auto", "transient, auto acks", _AUTO),
