@@ -29,7 +29,8 @@ from pabal.model.limits import DROPS_PER_COMMIT_MAX, MAP_BYTES
 from pabal.model.message import Container, Message
 from pabal.store.batch import Batch, QueueState, message_key, owner_id
 from pabal.store.check import readable
-from pabal.store.interface import Loaded
+from pabal.store.compaction import is_due, remove_unfinished, replace_by_copy, write_copy
+from pabal.store.interface import Loaded, Size
 from pabal.store.journal import Journal, QueueLog
 from pabal.store.record import RecordReader, referred_content
 from pabal.store.residency import Residency
@@ -38,6 +39,7 @@ FORMAT_VERSION: Final = 2
 _FORMAT_WITHOUT_LOG: Final = 1
 DATA_FILE: Final = "pabal.mdb"
 LOCK_FILE: Final = "pabal.lock"
+_META_PAGES: Final = 2
 _SPARE_BYTES: Final = 1024 * 1024
 
 _STATE = Struct(">QQQQ")
@@ -75,7 +77,28 @@ class LmdbStore:
             self._lock.close()
             raise
 
+    def compact(self) -> bool:
+        """Gives free pages back to the system, if that is worth it: before anything else is done."""
+        path = self.directory / DATA_FILE
+        if not is_due(self.size()) or not write_copy(self._env, path):
+            return False
+        self._env.close()
+        self._env = None
+        replace_by_copy(path)
+        self._open(path, self._map_bytes)
+        return True
+
+    def size(self) -> Size:
+        """See Store."""
+        with self._env.begin() as transaction:
+            databases = [self._env.stat(), *(transaction.stat(database) for database in self._databases)]
+        pages = sum(d["branch_pages"] + d["leaf_pages"] + d["overflow_pages"] for d in databases)
+        file_bytes = (self._env.info()["last_pgno"] + 1) * self._page_bytes
+        used_bytes = min(file_bytes, (pages + _META_PAGES) * self._page_bytes)
+        return Size(file_bytes, used_bytes, file_bytes - used_bytes)
+
     def _open(self, path: Path, map_bytes: int) -> None:
+        remove_unfinished(path)
         existing = path.stat().st_size if path.exists() else 0
         while map_bytes < existing * 2:
             map_bytes *= 2
@@ -93,6 +116,15 @@ class LmdbStore:
             self._contents = self._env.open_db(b"contents")
             self._references = self._env.open_db(b"references")
             self._meta = self._env.open_db(b"meta")
+            self._databases = [
+                self._messages,
+                self._queues,
+                self._definitions,
+                self._dropping,
+                self._contents,
+                self._references,
+                self._meta,
+            ]
             self.has_log = version == FORMAT_VERSION
             with self._env.begin() as transaction:
                 self.epoch = int(transaction.get(b"epoch", b"0", db=self._meta))
