@@ -11,6 +11,7 @@ import pytest
 from stores import CONTAINERS, Opened
 
 from pabal.model.errors import StoreError
+from pabal.model.limits import UNSTORED_CHANGES_MAX
 from pabal.model.message import STORED
 from pabal.store import durable_store, write_ahead_log
 from pabal.store.durable_store import open_durable_store
@@ -52,6 +53,26 @@ def test_a_small_commit_goes_to_the_log_alone_and_is_there_after_a_crash(tmp_pat
     assert again.loaded.queues[1].next_position == 4
     again.store.close()
     assert checkpoints(after) == 1, "it was put into the data file once"
+
+
+def test_what_is_settled_waits_for_a_checkpoint_no_longer_than_what_is_published(tmp_path: Path) -> None:
+    """Removals in order take a few bytes of the log, however many they are: they count all the same."""
+    opened = opened_in(tmp_path / "d")
+    opened.define(1)
+    step = UNSTORED_CHANGES_MAX // 4
+    for _ in range(12):
+        opened.append(1, [b"a"] * step)
+        opened.commit()
+    opened.store.journal.unstored = 10**6
+    opened.commit()
+    assert opened.store.journal.unstored == 0
+    messages = opened.read(1)
+    for begin in range(0, len(messages), step):
+        opened.log(1).remove(messages[begin : begin + step])
+        opened.commit()
+        assert opened.store.journal.unstored <= UNSTORED_CHANGES_MAX + step
+    assert len(opened.read(1)) <= UNSTORED_CHANGES_MAX + step
+    opened.store.close()
 
 
 def test_what_was_recovered_is_not_recovered_again(tmp_path: Path) -> None:

@@ -142,6 +142,12 @@ ENTRY_BYTES_MAX: Final = 768 * 1024
 
 UNSTORED_CHANGES_MAX: Final = 4096
 """Messages that wait in memory for a checkpoint, put or removed."""
+COMPACTION_FREE_BYTES_MIN: Final = 64 * 1024 * 1024
+"""With this much free in the data file, and more than is in use, it is compacted at the start ..."""
+
+COMPACTED_BYTES_MAX: Final = 128 * 1024 * 1024
+"""... unless more than this is in use, which it would take too long to copy."""
+
 SHARED_BYTES_MIN: Final = 4096
 """A larger content that goes to several queues is stored once ..."""
 

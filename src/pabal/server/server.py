@@ -50,7 +50,9 @@ def open_store(settings: Settings) -> Store:
     """The store that the settings ask for. StoreError when it cannot be used."""
     container = Amqp091Container()
     containers = {container.code: container}
-    return MemoryStore(containers) if settings.memory else open_durable_store(Path(settings.data), containers)
+    if settings.memory:
+        return MemoryStore(containers)
+    return open_durable_store(Path(settings.data), containers, logging.getLogger("pabal").info)
 
 
 class Server:

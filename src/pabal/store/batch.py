@@ -9,6 +9,8 @@ from typing import Final, NamedTuple
 _PREFIX = Struct(">Q")
 _POSITION = Struct(">Q")
 _TIMED_POSITION = Struct(">QBQ")
+_KEY_BYTES: Final = 16
+"""Of the key of a message at a place that is no time."""
 _KIND_SHIFT: Final = 64
 _TIME_SHIFT: Final = 72
 _WAITING: Final = 1 << 63
@@ -24,6 +26,14 @@ def pack_position(position: int) -> bytes:
     if position >> _TIME_SHIFT:
         return _TIMED_POSITION.pack(position_ms(position), position_kind(position), position_sequence(position))
     return _POSITION.pack(position)
+
+
+def unpack_positions(keys: list[bytes]) -> list[int]:
+    """The positions in keys of messages."""
+    joined = b"".join(keys)
+    if len(joined) == _KEY_BYTES * len(keys):
+        return list(Struct(f">{2 * len(keys)}Q").unpack(joined)[1::2])
+    return [int.from_bytes(key[_PREFIX.size :], "big") for key in keys]
 
 
 def message_key(queue_id: int, position: int) -> bytes:

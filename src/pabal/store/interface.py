@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pabal.model.definitions import Definition
 from pabal.model.message import Message
@@ -18,6 +18,14 @@ class Loaded:
     definitions: list[Definition] = field(default_factory=list)
     queues: dict[int, QueueState] = field(default_factory=dict)
     next_queue_id: int = 1
+
+
+class Size(NamedTuple):
+    """What a store takes on disk: all together, what of it is in use, and what is free and will be used again."""
+
+    file_bytes: int
+    used_bytes: int
+    free_bytes: int
 
 
 class Store(Protocol):
@@ -41,6 +49,9 @@ class Store(Protocol):
 
         At most `most`, and about `most_bytes` of content, but at least one where there is one.
         """
+
+    def size(self) -> Size:
+        """As of the last commit; what is kept in memory only takes nothing."""
 
     def begin(self) -> bool: ...
 

@@ -122,9 +122,7 @@ class Journal:
         logs, self.dirty = self.dirty, []
         self.unsaved_bytes = 0
         for log in logs:
-            before = log.unstored
-            log.close(chunks)
-            self.unstored += log.unstored - before
+            self.unstored += log.close(chunks)
             if not log.behind:
                 log.behind = True
                 self._behind.append(log)
@@ -173,6 +171,7 @@ class QueueLog:
     """
 
     __slots__ = (
+        "_counted",
         "_dirty",
         "_durable",
         "_fresh",
@@ -224,17 +223,13 @@ class QueueLog:
         self._removed: list[int] = []
         self._released: list[int] = []  # contents that these referred to
         self._settled = 0  # of the unsaved, about how many are settled
+        self._counted = 0  # of these changes, when a commit took some last
         self.body_bytes = state.body_bytes
         self.levels: dict[int, int] | None = dict(state.levels) or None
         self.dropped = False
         self.counts_attempts = False
         self.counts_bytes = False
         self.on_durable: Callable[[], None] | None = None
-
-    @property
-    def unstored(self) -> int:
-        """About how many changes wait for a checkpoint."""
-        return len(self._unsaved) + len(self._updated) + len(self._removed)
 
     def clear(self) -> None:
         """Nothing of it is to be stored any more."""
@@ -308,12 +303,12 @@ class QueueLog:
         if not self._dirty:
             self._touch()
 
-    def close(self, chunks: list[bytes] | None) -> None:
+    def close(self, chunks: list[bytes] | None) -> int:
         """A commit takes what is gathered: as a section of an entry in `chunks`, if there is to be one. Once it is
-        taken it is for the next checkpoint."""
+        taken it is for the next checkpoint. Returns about how many changes more wait for that."""
         self._dirty = False
         if self.dropped:
-            return
+            return 0
         fresh, gone, updated = self._fresh, self._gone, self._updated_fresh
         put = [message for message in fresh if message.state == PENDING]
         for message in put:
@@ -335,6 +330,9 @@ class QueueLog:
         if self._settled > _SETTLED_MAX and self._settled * 2 > len(self._unsaved):
             self._unsaved = [message for message in self._unsaved if message.state == LOGGED]
             self._settled = 0
+        unstored = len(self._unsaved) + len(self._updated) + len(self._removed)
+        more, self._counted = unstored - self._counted, unstored
+        return more
 
     def write(self, batch: Batch) -> None:
         """A checkpoint takes what has gathered since the last one, right after `close`."""
@@ -366,7 +364,7 @@ class QueueLog:
         batch.states.append((self.queue_id, self.state()))
         self.taken_position = self.next_position - 1
         self._unsaved, self._updated, self._removed, self._released = [], [], [], []
-        self._settled = 0
+        self._settled = self._counted = 0
 
     def state(self) -> QueueState:
         """What is to be kept of the queue now."""

@@ -17,6 +17,7 @@ import fcntl
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from struct import Struct
 from typing import Any, Final
@@ -27,9 +28,10 @@ from pabal.model.definitions import decode_definition, durable_ids
 from pabal.model.errors import StoreError
 from pabal.model.limits import DROPS_PER_COMMIT_MAX, MAP_BYTES
 from pabal.model.message import Container, Message
-from pabal.store.batch import Batch, QueueState, message_key, owner_id
+from pabal.store.batch import Batch, QueueState, key_prefix, message_key, owner_id, unpack_positions
 from pabal.store.check import readable
-from pabal.store.interface import Loaded
+from pabal.store.compaction import is_due, remove_unfinished, replace_by_copy, write_copy
+from pabal.store.interface import Loaded, Size
 from pabal.store.journal import Journal, QueueLog
 from pabal.store.record import RecordReader, referred_content
 from pabal.store.residency import Residency
@@ -38,6 +40,11 @@ FORMAT_VERSION: Final = 2
 _FORMAT_WITHOUT_LOG: Final = 1
 DATA_FILE: Final = "pabal.mdb"
 LOCK_FILE: Final = "pabal.lock"
+_META_PAGES: Final = 2
+_READ_FIRST: Final = 1
+_READ_MOST: Final = 256
+"""Records are read in steps, the first of so many, and later ones of so many at most: they may become larger."""
+_BEYOND_KEYS: Final = b"\xff" * 18
 _SPARE_BYTES: Final = 1024 * 1024
 
 _STATE = Struct(">QQQQ")
@@ -75,7 +82,28 @@ class LmdbStore:
             self._lock.close()
             raise
 
+    def compact(self) -> bool:
+        """Gives free pages back to the system, if that is worth it: before anything else is done."""
+        path = self.directory / DATA_FILE
+        if not is_due(self.size()) or not write_copy(self._env, path):
+            return False
+        self._env.close()
+        self._env = None
+        replace_by_copy(path)
+        self._open(path, self._map_bytes)
+        return True
+
+    def size(self) -> Size:
+        """See Store."""
+        with self._env.begin() as transaction:
+            databases = [self._env.stat(), *(transaction.stat(database) for database in self._databases)]
+        pages = sum(d["branch_pages"] + d["leaf_pages"] + d["overflow_pages"] for d in databases)
+        file_bytes = (self._env.info()["last_pgno"] + 1) * self._page_bytes
+        used_bytes = min(file_bytes, (pages + _META_PAGES) * self._page_bytes)
+        return Size(file_bytes, used_bytes, file_bytes - used_bytes)
+
     def _open(self, path: Path, map_bytes: int) -> None:
+        remove_unfinished(path)
         existing = path.stat().st_size if path.exists() else 0
         while map_bytes < existing * 2:
             map_bytes *= 2
@@ -93,6 +121,15 @@ class LmdbStore:
             self._contents = self._env.open_db(b"contents")
             self._references = self._env.open_db(b"references")
             self._meta = self._env.open_db(b"meta")
+            self._databases = [
+                self._messages,
+                self._queues,
+                self._definitions,
+                self._dropping,
+                self._contents,
+                self._references,
+                self._meta,
+            ]
             self.has_log = version == FORMAT_VERSION
             with self._env.begin() as transaction:
                 self.epoch = int(transaction.get(b"epoch", b"0", db=self._meta))
@@ -177,36 +214,45 @@ class LmdbStore:
         return loaded
 
     def read(self, queue_id: int, after: int, before: int | None, most: int, most_bytes: int) -> list[Message]:
-        prefix = _QUEUE.pack(queue_id)
-        end = message_key(queue_id, before) if before is not None else None
+        prefix = key_prefix(queue_id)
+        end = message_key(queue_id, before) if before is not None else prefix + _BEYOND_KEYS
         found: list[Message] = []
         size = 0
-        decode = self._reader.decode
         try:
             with self._env.begin() as transaction:
                 self._reading = transaction
                 cursor = transaction.cursor(db=self._messages)
                 start = self._beyond_drops(queue_id, after + 1)
-                there = cursor.set_range(message_key(queue_id, start))
-                while there:
-                    for key, record in cursor:
-                        if key[:8] != prefix or (end is not None and key >= end):
-                            return found
-                        position = int.from_bytes(key[8:], "big")
-                        if self._drops and (start := self._beyond_drops(queue_id, position)) != position:
-                            break
-                        message = decode(position, record)
-                        found.append(message)
-                        size += len(message.content)
-                        if len(found) >= most or size >= most_bytes:
-                            self._residency.touched(size)
-                            return found
-                    else:
-                        return found
-                    there = cursor.set_range(message_key(queue_id, start))
+                count = min(most, _READ_FIRST)
+                while len(found) < most and (size < most_bytes or not found):
+                    if not cursor.set_range(message_key(queue_id, start)):
+                        break
+                    some = list(islice(cursor, count))
+                    complete = len(some) == count
+                    if some and some[-1][0] >= end:
+                        some = [item for item in some if item[0] < end]
+                        complete = False
+                    messages = self._decode(some, queue_id)
+                    found += messages
+                    if not complete:
+                        break
+                    start = self._beyond_drops(queue_id, int.from_bytes(some[-1][0][8:], "big") + 1)
+                    size += sum([len(message.content) for message in messages])
+                    average = size // len(found) + 1 if found else 1
+                    count = min(most - len(found), 8 * count, _READ_MOST, max(1, (most_bytes - size) // average))
+                self._residency.touched(size)
                 return found
         except lmdb.Error as error:
             raise StoreError(f"{self.directory / DATA_FILE} cannot be read: {_reason(error)}") from None
+
+    def _decode(self, some: list[tuple[bytes, bytes]], queue_id: int) -> list[Message]:
+        """The messages of these records, but for those in ranges that are being removed."""
+        positions = unpack_positions([key for key, _ in some])
+        records = [record for _, record in some]
+        if not self._drops:
+            return self._reader.decode_run(positions, records)
+        kept = [index for index, place in enumerate(positions) if self._beyond_drops(queue_id, place) == place]
+        return self._reader.decode_run([positions[index] for index in kept], [records[index] for index in kept])
 
     def _content_of(self, content_id: int) -> bytes | None:
         content: bytes | None = self._reading.get(_CONTENT.pack(content_id), db=self._contents)

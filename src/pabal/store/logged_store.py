@@ -15,7 +15,7 @@ from pabal.model.limits import ENTRY_BYTES_MAX, LOG_BYTES_MAX, UNSTORED_CHANGES_
 from pabal.model.message import Message
 from pabal.store.batch import Batch
 from pabal.store.entry import decode_entry
-from pabal.store.interface import Loaded, Store
+from pabal.store.interface import Loaded, Size, Store
 
 
 class Checkpoints(Store, Protocol):
@@ -70,6 +70,10 @@ class LoggedStore:
     def read(self, queue_id: int, after: int, before: int | None, most: int, most_bytes: int) -> list[Message]:
         """See Store: of what is in the data file; the rest is in memory."""
         return self._base.read(queue_id, after, before, most, most_bytes)
+
+    def size(self) -> Size:
+        """See Store: of the data file alone."""
+        return self._base.size()
 
     def begin(self) -> bool:
         """See Store."""

@@ -9,7 +9,7 @@ from itertools import islice
 from pabal.model.definitions import decode_definition, durable_ids
 from pabal.model.message import Container, Message
 from pabal.store.batch import Batch, QueueState, owner_id
-from pabal.store.interface import Loaded
+from pabal.store.interface import Loaded, Size
 from pabal.store.journal import Journal, QueueLog
 from pabal.store.record import RecordReader, referred_content
 
@@ -146,6 +146,10 @@ class MemoryStore:
             size += len(record)
             found.append(self._reader.decode(position, record))
         return found
+
+    def size(self) -> Size:
+        """See Store."""
+        return Size(0, 0, 0)
 
     def begin(self) -> bool:
         if self.journal.empty and not self.journal.unstored:

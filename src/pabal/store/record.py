@@ -112,15 +112,28 @@ class RecordReader:
         self._attempts = 0
 
     def decode(self, position: int, record: bytes) -> Message:
-        """The message at `position`, STORED or SHARED. StoreError when the record is damaged or of a later version.
-        One that begins as the last one did (and says itself where that ends) costs a comparison."""
+        """The message at `position`, STORED or SHARED. StoreError: the record is damaged or of a later version."""
+        return self.decode_run([position], [record])[0]
+
+    def decode_run(self, positions: list[int], records: list[bytes]) -> list[Message]:
+        """The same for several. A record that begins as the last one did (and says itself where that ends) costs a
+        comparison."""
+        found: list[Message] = []
+        envelope, prefix, content_at, expires_at_ms, attempts = self._last_prefix()
+        for position, record in zip(positions, records, strict=True):
+            if envelope is None or not record.startswith(prefix):
+                found.append(self._decode_other(position, record))
+                envelope, prefix, content_at, expires_at_ms, attempts = self._last_prefix()
+                continue
+            message = Message(envelope, record[content_at:], position, expires_at_ms, STORED)
+            if attempts:
+                message.attempts = attempts
+            found.append(message)
+        return found
+
+    def _last_prefix(self) -> tuple[Envelope | None, bytes, int, int, int]:
         prefix = self._prefix
-        envelope = self._last
-        if envelope is None or not prefix or not record.startswith(prefix):
-            return self._decode_other(position, record)
-        message = Message(envelope, record[len(prefix) :], position, self._expires_at_ms, STORED)
-        message.attempts = self._attempts
-        return message
+        return self._last if prefix else None, prefix, len(prefix), self._expires_at_ms, self._attempts
 
     def _decode_other(self, position: int, record: bytes) -> Message:
         copies: tuple[str, ...] = ()
