@@ -188,6 +188,7 @@ def test_a_store_that_cannot_begin_is_fatal(turned: Turned, monkeypatch: pytest.
     assert turned.log == []
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("moment", ["in the turn", "when a commit is done"])
 def test_a_queue_that_cannot_be_read_is_fatal(turned: Turned, moment: str) -> None:
     queue = turned.engine.vhost.queues["q"]

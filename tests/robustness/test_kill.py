@@ -586,15 +586,15 @@ def _obey_modes() -> None:
 
 
 def test_a_data_directory_that_cannot_be_written_is_refused(stopped: BrokerProcess) -> None:
-    lock, data = stopped.data / "pabal.lock", stopped.data / "pabal.mdb"
+    lock, log, data = (stopped.data / f"pabal.{kind}" for kind in ("lock", "log", "mdb"))
     try:
-        for path in (lock, data):
+        for path in (lock, log, data):
             path.chmod(0o444)
         stopped.data.chmod(0o555)
         refused(stopped)
         lock.chmod(0o644)
         refused(stopped)
-        for path in (lock, data):
+        for path in (lock, log, data):
             path.unlink()
         refused(stopped)
         stopped.data.rmdir()

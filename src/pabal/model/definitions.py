@@ -82,7 +82,7 @@ class PolicyDefinition:
     name: str
     pattern: str
     definition: dict[str, Any]
-    priority: int = 0
+    priority: Any = 0  # an int, which check_policy sees to
     apply_to: str = "all"
     operator: bool = False
     from_settings: bool = False

@@ -77,10 +77,13 @@ class LmdbStore:
         try:
             self._open(directory / DATA_FILE, map_bytes)
         except BaseException:
-            if self._env is not None:
-                self._env.close()
-            self._lock.close()
+            self._give_back()
             raise
+
+    def _give_back(self) -> None:
+        if self._env is not None:
+            self._env.close()
+        self._lock.close()
 
     def compact(self) -> bool:
         """Gives free pages back to the system, if that is worth it: before anything else is done."""

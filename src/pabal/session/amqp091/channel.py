@@ -43,8 +43,8 @@ class Channel:
         self.last_queue = ""
         self.last_delivery = 0
         self.inbox: Inbox | None = None
-        self.consumers: dict[str, ChannelConsumer] = {}
-        self._cancelled: list[ChannelConsumer] = []
+        self.consumers: dict[str, Consumer] = {}
+        self._cancelled: list[Consumer] = []
         self.unsettled_deliveries: dict[int, Message | Revoked] = {}
         self.publisher = Publisher(self)
         self.transaction: transaction.Transaction | None = None  # after tx.select
@@ -72,7 +72,7 @@ class Channel:
         self._cancelled = [consumer for consumer in self._cancelled if consumer.unsettled]
         return sum(consumer.unsettled for consumer in (*self.consumers.values(), *self._cancelled))
 
-    def forget(self, consumer: ChannelConsumer) -> None:
+    def forget(self, consumer: Consumer) -> None:
         """It is cancelled; what it still holds counts on against the channel's prefetch."""
         self.consumers.pop(consumer.tag, None)
         self._cancelled = [each for each in (*self._cancelled, consumer) if each.unsettled]
