@@ -69,7 +69,7 @@ format: $(VENV)/.develop
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.develop $(COMPILED)/.serve
-	$(BIN)/python benchmarks/run.py $(ARGS)
+	$(BIN)/python benchmarks/run.py --pabal "$$(echo $(COMPILED)/lib/python3*/site-packages)" $(ARGS)
 
 demo: $(VENV)/.develop
 	$(BIN)/python examples/settlement/demo.py $(ARGS)

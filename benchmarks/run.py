@@ -48,7 +48,8 @@ def _parse() -> argparse.Namespace:
     add("--messages", type=int, help="in each run, instead of each scenario's own number")
     add("--size", type=int, default=100, help="bytes of a body (100)")
     add("--quick", action="store_true", help="a quarter of the messages, one round")
-    add("--against", type=Path, metavar="DIR", help='another Pabal, as "base": its src, or its checkout')
+    add("--pabal", type=Path, default=OUR_SOURCE, metavar="DIR", help="where the package pabal is (src)")
+    add("--against", type=Path, metavar="DIR", help='another Pabal, as "base": where the package is, or its checkout')
     add("--no-pabal", action="store_true", help="leave Pabal out")
     add("--no-rabbitmq", action="store_true", help="leave RabbitMQ out")
     add("--no-nats", action="store_true", help="leave NATS out")
@@ -70,7 +71,7 @@ def _brokers(options: argparse.Namespace, console: Console) -> Iterator[list[Bro
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
         candidates: list[Broker] = []
         if not options.no_pabal:
-            candidates.append(peers.pabal("Pabal", OUR_SOURCE, directory / "pabal", options.serve_option))
+            candidates.append(peers.pabal("Pabal", options.pabal, directory / "pabal", options.serve_option))
         if options.against:
             source = options.against / "src" if (options.against / "src").is_dir() else options.against
             candidates.append(peers.pabal("base", source, directory / "base", options.serve_option))
