@@ -55,10 +55,10 @@ def removals_are_not_stored(patch: pytest.MonkeyPatch) -> None:
 def removed_before_written_is_written(patch: pytest.MonkeyPatch) -> None:
     original = QueueLog.close
 
-    def close(self: Any, chunks: Any) -> None:
+    def close(self: Any, chunks: Any) -> int:
         for message in self._fresh:
             message.state = PENDING
-        original(self, chunks)
+        return original(self, chunks)
 
     patch.setattr(QueueLog, "close", close)
 
