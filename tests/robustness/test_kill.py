@@ -451,11 +451,12 @@ def refused(broker: BrokerProcess) -> str:
 
 @pytest.fixture
 def stopped(start_broker: StartBroker) -> BrokerProcess:
-    """A broker that was stopped, with messages in its data."""
+    """A broker that was stopped, with messages in its data file: a start puts there what was in the log."""
     broker = start_broker()
     with p.Peer(broker.port) as peer:
         peer.declare("q")
     p.fill(broker.port, "q", (b"%d" % n * 100 for n in range(3000)))
+    broker.restart()
     broker.stop()
     return broker
 

@@ -297,13 +297,14 @@ def a_channel_forgets_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
 def an_update_brings_back_what_was_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     original = QueueLog.close
 
-    def close(self: Any, chunks: Any) -> None:
+    def close(self: Any, chunks: Any) -> Any:
         for message in self._updated_fresh:
             if message.state == UNSTORED:
                 message.state = STORED
         gone, self._gone, self._removed = self._gone, [], []
-        original(self, chunks)
+        closed = original(self, chunks)
         self.count -= len(gone)
+        return closed
 
     monkeypatch.setattr(QueueLog, "close", close)
 

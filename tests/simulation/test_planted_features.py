@@ -49,7 +49,7 @@ def priorities_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PriorityBacklog, "level", level)
 
 
-@planted("came after")
+@planted("came after|should have")
 def what_comes_back_has_the_highest_priority(monkeypatch: pytest.MonkeyPatch) -> None:
     def push_back(self: Any, message: Message) -> None:
         self.level(max(self._levels)).push_back(message)

@@ -234,6 +234,26 @@ def test_a_log_that_is_missing_is_refused_and_an_empty_one_goes(tmp_path: Path) 
     opened_in(tmp_path).store.close()
 
 
+def test_an_entry_that_was_damaged_later_is_not_taken_for_one_cut_short(tmp_path: Path) -> None:
+    """What came after it was confirmed too: better no start than a silent loss."""
+    opened = opened_in(tmp_path / "d")
+    opened.define(1)
+    for number in range(5):
+        opened.append(1, [b"message %d" % number])
+        opened.commit()
+    after = crash(opened, tmp_path / "d")
+    content = (after / LOG_FILE).read_bytes()
+    (after / LOG_FILE).write_bytes(content.replace(b"message 2", b"massage 2"))
+    store = open_durable_store(after, CONTAINERS)
+    with pytest.raises(StoreError, match=r"pabal\.log is damaged at byte \d+"):
+        store.load()
+    store.close()
+    (after / LOG_FILE).write_bytes(content.replace(b"message 4", b"massage 4"))
+    last = opened_in(after)
+    assert last.contents(1) == [b"message %d" % number for number in range(4)]
+    last.store.close()
+
+
 def test_a_log_of_another_data_file_is_refused(tmp_path: Path) -> None:
     opened = opened_in(tmp_path / "d")
     opened.define(1)

@@ -23,6 +23,7 @@ from pabal.model.errors import StoreError
 LOG_FILE: Final = "pabal.log"
 _MAGIC: Final = b"PBLE"
 _HEAD: Final = Struct(">4sQIII")
+_EPOCH: Final = Struct(">Q")
 _CHECKED: Final = Struct(">QII")
 _DURABLE: Final = getattr(os, "O_DSYNC", os.O_SYNC)
 _GROWTH_BYTES: Final = 1024 * 1024
@@ -63,10 +64,12 @@ class WriteAheadLog:
                     f"{epoch}): they do not belong together"
                 )
             if found < epoch or found_number != number:
-                return
+                break
             yield payload
             number += 1
             at += _HEAD.size + len(payload)
+        if self._is_beyond(at, epoch, number):
+            raise StoreError(f"{self._path} is damaged at byte {at}: there are entries of this time beyond it")
 
     def restart(self, epoch: int) -> None:
         """The data file has it all, and this epoch now: entries begin anew."""
@@ -100,6 +103,19 @@ class WriteAheadLog:
 
     def close(self) -> None:
         os.close(self._file)
+
+    def _is_beyond(self, at: int, epoch: int, number: int) -> bool:
+        """Behind an entry that is not whole there is none that is newer, as each is durable before the next is
+        written. Else the one was not cut short when it was written, but damaged later."""
+        begin = _MAGIC + _EPOCH.pack(epoch)
+        rest = os.pread(self._file, self._size_bytes - at, at)
+        found = rest.find(begin, 1)
+        while found >= 0:
+            entry = self._read(at + found)
+            if entry is not None and entry[1] >= number:
+                return True
+            found = rest.find(begin, found + 1)
+        return False
 
     def _read(self, at: int) -> tuple[int, int, bytes] | None:
         """Epoch, number and payload of the entry there; None when there is none that is whole."""
