@@ -34,7 +34,7 @@ from pabal.store.compaction import is_due, remove_unfinished, replace_by_copy, w
 from pabal.store.interface import Loaded, Size
 from pabal.store.journal import Journal, QueueLog
 from pabal.store.record import RecordReader, referred_content
-from pabal.store.residency import Residency
+from pabal.store.residency import FAULT_BYTES, Residency
 
 FORMAT_VERSION: Final = 2
 _FORMAT_WITHOUT_LOG: Final = 1
@@ -404,6 +404,7 @@ class LmdbStore:
                 transaction.delete(key, db=self._references)
             if left < 1:
                 transaction.delete(key, db=self._contents)
+                self._residency.touched(FAULT_BYTES)
 
     def _grow(self) -> None:
         """Doubles the address space: the file itself grows only as it fills."""

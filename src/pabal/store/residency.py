@@ -17,6 +17,9 @@ _MADV_DONTNEED: Final = 4
 _RELEASE_BYTES: Final = 24 * 1024 * 1024
 """Pages are given back after about this many bytes were read or written."""
 
+FAULT_BYTES: Final = 512 * 1024
+"""What comes into the mapping with one page of a large value, about: the system maps what it holds in one piece."""
+
 
 class Residency:
     """`touched` counts what was read or written; now and then it gives back the pages of `path`'s mapping."""
