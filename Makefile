@@ -2,10 +2,12 @@
 #
 # Two environments: .venv has the sources as they are, for work on them; .venv-compiled an installed Pabal, compiled
 # where there is a C compiler (PABAL_COMPILE=0 leaves that out), installed anew when a source has changed.
+# JOBS: tests at once, more than there are cores, as most of them wait for something.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 ARGS ?=
+JOBS ?= 3
 COMPILED = .venv-compiled
 SOURCES := $(shell find src -name '*.py') pyproject.toml hatch_build.py
 
@@ -52,11 +54,11 @@ serve: $(COMPILED)/.serve
 	@exec $(COMPILED)/bin/pabal serve $(ARGS)
 
 test: $(VENV)/.develop
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
 test-compiled: $(COMPILED)/.develop
 	$(COMPILED)/bin/python -c "import sys, pabal; sys.exit(not pabal.compiled())" || { echo "not compiled"; exit 1; }
-	$(COMPILED)/bin/python -m pytest $(ARGS)
+	$(COMPILED)/bin/python -m pytest -n $(JOBS) $(ARGS)
 
 check: $(VENV)/.develop
 	$(BIN)/ruff format --check .

@@ -21,7 +21,7 @@ from pabal.model.message import LOGGED, SEQUENCE_MASK, STORED, Message
 from pabal.store.interface import Store
 from pabal.store.journal import QueueLog
 
-_FIRST_LOAD_SHARE = 512
+_FIRST_LOAD_SHARE: int = 512
 """After a restart a queue first loads this part of what it loads at once otherwise: there may be many queues."""
 
 

@@ -357,7 +357,7 @@ class Vhost:
     ) -> Queue:
         parsed = parse_queue_arguments(definition.arguments, definition.name, self.name)
         effective = self.policies.arguments(definition.name, definition.arguments, parsed)
-        log = self.broker.store.journal.queue_log(definition.queue_id, state)
+        log = self.broker.store.journal.queue_log(definition.queue_id, state, durable=definition.durable)
         queue = Queue(self, definition, effective, log, owner, waiting)
         queue.declared = parsed
         self.queues[definition.name] = queue

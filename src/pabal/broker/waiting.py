@@ -39,7 +39,9 @@ class Waiting:
     def __init__(self, queue: Queue, state: QueueState | None) -> None:
         self._queue = queue
         self._broker = queue.vhost.broker
-        self._log: QueueLog = self._broker.store.journal.queue_log(waiting_id(queue.log.queue_id), state, timed=True)
+        self._log: QueueLog = self._broker.store.journal.queue_log(
+            waiting_id(queue.log.queue_id), state, timed=True, durable=queue.durable
+        )
         levels = self._log.levels = self._log.levels or {}
         self.relayed = levels.get(_RELAYED, 0)
         self._timetable = Timetable(self._broker.store, self._log)

@@ -198,7 +198,7 @@ _REFUSED: dict[str, frozenset[str]] = {
 """What a type of queue does not take. (RabbitMQ's classic queues take fewer: retries, delivery limits and dead-letter
 strategies are for quorum queues there.)"""
 
-QUORUM_DELIVERY_LIMIT: Final = 20
+QUORUM_DELIVERY_LIMIT: int = 20
 """Of a quorum queue that says nothing about it (RabbitMQ since 4.0)."""
 
 DEFAULTS: dict[str, Any] = {"x-queue-type": "classic"}

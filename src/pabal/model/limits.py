@@ -118,7 +118,7 @@ TIMER_MESSAGES_MAX: int = 2048
 DEAD_LETTER_RETRY_MS: int = 10_000
 """How soon a dead letter that has no place, and must not be dropped, is tried again; twice as late each time."""
 
-DEAD_LETTER_RETRIES_DOUBLED_MAX: Final = 4
+DEAD_LETTER_RETRIES_DOUBLED_MAX: int = 4
 """... so many times."""
 
 OVERLOAD_MS: Final = 5
