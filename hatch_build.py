@@ -86,7 +86,7 @@ def _set_up() -> None:
     from setuptools import setup
 
     extensions = mypycify(
-        ["--strict", "--config-file=", *hot_path(Path())],
+        ["--strict", "--ignore-missing-imports", "--config-file=", *hot_path(Path())],
         opt_level="3",
         debug_level="0",
         group_name="pabal",
