@@ -42,6 +42,7 @@ DATA_FILE: Final = "pabal.mdb"
 LOCK_FILE: Final = "pabal.lock"
 _META_PAGES: Final = 2
 _READ_FIRST: Final = 1
+_PLAIN_KEY_BYTES: Final = 16
 _READ_MOST: Final = 256
 """Records are read in steps, the first of so many, and later ones of so many at most: they may become larger."""
 _BEYOND_KEYS: Final = b"\xff" * 18
@@ -227,19 +228,28 @@ class LmdbStore:
                 cursor = transaction.cursor(db=self._messages)
                 start = self._beyond_drops(queue_id, after + 1)
                 count = min(most, _READ_FIRST)
+                in_a_row = not self._drops
                 while len(found) < most and (size < most_bytes or not found):
                     if not cursor.set_range(message_key(queue_id, start)):
                         break
-                    some = list(islice(cursor, count))
-                    complete = len(some) == count
-                    if some and some[-1][0] >= end:
-                        some = [item for item in some if item[0] < end]
-                        complete = False
-                    messages = self._decode(some, queue_id)
-                    found += messages
-                    if not complete:
-                        break
-                    start = self._beyond_drops(queue_id, int.from_bytes(some[-1][0][8:], "big") + 1)
+                    if in_a_row and (records := _read_in_a_row(cursor, count, end)):
+                        start = int.from_bytes(bytes(cursor.key())[8:], "big") + 1
+                        messages = self._reader.decode_run(list(range(start - count, start)), records)
+                        found += messages
+                    else:
+                        if in_a_row:
+                            in_a_row = False
+                            cursor.set_range(message_key(queue_id, start))
+                        some = list(islice(cursor, count))
+                        complete = len(some) == count
+                        if some and some[-1][0] >= end:
+                            some = [item for item in some if item[0] < end]
+                            complete = False
+                        messages = self._decode(some, queue_id)
+                        found += messages
+                        if not complete:
+                            break
+                        start = self._beyond_drops(queue_id, int.from_bytes(some[-1][0][8:], "big") + 1)
                     size += sum([len(message.content) for message in messages])
                     average = size // len(found) + 1 if found else 1
                     count = min(most - len(found), 8 * count, _READ_MOST, max(1, (most_bytes - size) // average))
@@ -417,6 +427,17 @@ class LmdbStore:
                 f"{self.directory / DATA_FILE} is full at {self._map_bytes // 2} bytes and the system gives no "
                 f"more address space: {_reason(error)}"
             ) from None
+
+
+def _read_in_a_row(cursor: Any, count: int, end: bytes) -> list[bytes]:
+    """The `count` records from the cursor's on, if they are below `end` and their positions follow one another: then
+    no key has to be read but the first and the last, where the cursor is left. Else nothing."""
+    first = bytes(cursor.key())
+    records: list[bytes] = list(islice(cursor.iternext(keys=False), count))
+    last = bytes(cursor.key())
+    if len(records) < count or last >= end or len(last) != _PLAIN_KEY_BYTES or len(first) != _PLAIN_KEY_BYTES:
+        return []
+    return records if int.from_bytes(last, "big") - int.from_bytes(first, "big") == count - 1 else []
 
 
 def _encode_state(state: QueueState) -> bytes:
