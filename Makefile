@@ -25,11 +25,9 @@ help:
 # What each task needs, installed once and again when pyproject.toml changes.
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
 
 $(COMPILED)/bin/python:
 	$(PYTHON) -m venv $(COMPILED)
-	$@ -m pip install --quiet --upgrade pip
 
 $(COMPILED)/.wheel: $(SOURCES) | $(COMPILED)/bin/python
 	@echo "building; where there is a C compiler that takes a minute or two (PABAL_COMPILE=0 leaves it out)" >&2
