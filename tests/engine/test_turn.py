@@ -214,9 +214,9 @@ def test_a_queue_that_cannot_be_read_is_fatal(turned: Turned, moment: str) -> No
 
 def test_too_much_unsaved_is_an_overload_until_it_is_taken(turned: Turned, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pabal.broker.broker, "UNSAVED_BYTES_MAX", 100)
-    assert not turned.turn.overloaded
+    assert not turned.engine.broker.overloaded
     turned.engine.publish("m1", "m2", "m3")
-    assert turned.turn.overloaded
+    assert turned.engine.broker.overloaded
     turned.turn.end()
-    assert not turned.turn.overloaded, "it is with the commit now"
+    assert not turned.engine.broker.overloaded, "it is with the commit now"
     turned.end_commit()

@@ -266,7 +266,7 @@ class Server:
             error = StoreError(f"the commit failed: {error!r}")
         with self._fatal_errors():
             done(error)
-        if self._overloaded and not self.turn.overloaded:
+        if self._overloaded and not self._broker.overloaded:
             self._overloaded = False
             # Who could send least goes first: there may be more of them than there is room for.
             waiting, self.after_commit = self.after_commit, {}

@@ -42,11 +42,6 @@ class Turn:
         self.committing = False
         self.failed = False
 
-    @property
-    def overloaded(self) -> bool:
-        """More waits for the disk than should be in memory: take nothing more in until `committing` ends."""
-        return self._broker.overloaded
-
     def writes(self, writer: Writer) -> None:
         """This connection has output."""
         self._writers.append(writer)

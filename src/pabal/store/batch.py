@@ -11,6 +11,8 @@ _POSITION = Struct(">Q")
 _TIMED_POSITION = Struct(">QBQ")
 _KEY_BYTES: Final = 16
 """Of the key of a message at a place that is no time."""
+_STATE = Struct(">QQQQ")
+_LEVEL = Struct(">BQ")
 _KIND_SHIFT: Final = 64
 _TIME_SHIFT: Final = 72
 _WAITING: Final = 1 << 63
@@ -86,6 +88,19 @@ class QueueState(NamedTuple):
     delivered_position: int
     body_bytes: int = 0
     levels: tuple[tuple[int, int], ...] = ()
+
+
+def encode_state(state: QueueState) -> bytes:
+    """Four u64, then each level as u8 + u64."""
+    *numbers, levels = state
+    return _STATE.pack(*numbers) + b"".join([_LEVEL.pack(*level) for level in levels])
+
+
+def decode_state(value: bytes) -> QueueState:
+    """struct.error when it has another size."""
+    next_position, messages, delivered_position, body_bytes = _STATE.unpack_from(value)
+    levels = tuple(_LEVEL.iter_unpack(value[_STATE.size :]))
+    return QueueState(next_position, messages, delivered_position, body_bytes, levels)
 
 
 @dataclass(slots=True)

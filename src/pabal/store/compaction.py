@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from pathlib import Path
 from typing import Any, Final
 
 import lmdb
 
 from pabal.model.limits import COMPACTED_BYTES_MAX, COMPACTION_FREE_BYTES_MIN
+from pabal.store.files import sync_directory
 from pabal.store.interface import Size
 
 _COPY_SUFFIX: Final = ".compact"
@@ -39,6 +41,7 @@ def write_copy(environment: Any, path: Path) -> bool:
     copy = copy_path(path)
     try:
         with open(copy, "wb") as file:
+            os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
             environment.copyfd(file.fileno(), compact=True)
             os.fsync(file.fileno())
     except (OSError, lmdb.Error):
@@ -50,11 +53,7 @@ def write_copy(environment: Any, path: Path) -> bool:
 def replace_by_copy(path: Path) -> None:
     """The copy is the data file from now on, also after a power loss. Nobody may have the file open."""
     os.replace(copy_path(path), path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_directory(path.parent)
 
 
 def remove_unfinished(path: Path) -> None:

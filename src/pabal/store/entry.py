@@ -2,14 +2,14 @@
 
 Big-endian; sections one after the other, each beginning with its kind:
 
-    1 queue       id u64 | state | removed u32, each first key + count u32 | runs u32, each
+    1 queue       id u64 | state u32 + bytes | removed u32, each first key + count u32 | runs u32, each
                   first key + messages u32 + head u32 + bytes + each content's size u32 + the contents
     2 definition  key u32 + bytes | 0, or 1 and value u32 + bytes
     3 range       id u64 | first u64 | last u64: a range of messages that goes
     4 queue gone  id u64
 
 A key is u8 + bytes (batch.pack_position). A run is of messages that follow one another and whose records (record.py)
-begin alike: one head for all. The state is four u64 (batch.QueueState) and u16 levels, each u8 + u64.
+begin alike: one head for all. The state is as in the data file (batch.encode_state).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Final
 
 from pabal.model.errors import StoreError
 from pabal.model.message import Message
-from pabal.store.batch import Batch, QueueState, key_prefix, pack_position
+from pabal.store.batch import Batch, QueueState, decode_state, encode_state, key_prefix, pack_position
 from pabal.store.record import encode_head
 
 _QUEUE: Final = 1
@@ -33,8 +33,6 @@ _U32 = Struct(">I")
 _U64 = Struct(">Q")
 _ID = Struct(">BQ")
 _DROP = Struct(">BQQQ")
-_STATE = Struct(">QQQQH")
-_LEVEL = Struct(">BQ")
 _KEY_BYTES: Final = (8, 17)
 
 
@@ -42,14 +40,9 @@ def encode_queue(
     queue_id: int, state: QueueState, removed: list[int], runs: list[bytes], run_count: int
 ) -> list[bytes]:
     """One queue's section. `removed`: positions. `runs`: from `encode_runs`."""
-    next_position, messages, delivered_position, body_bytes, levels = state
+    encoded = encode_state(state)
     ranges = _ranges(removed)
-    chunks = [
-        _ID.pack(_QUEUE, queue_id),
-        _STATE.pack(next_position, messages, delivered_position, body_bytes, len(levels)),
-    ]
-    chunks += [_LEVEL.pack(*level) for level in levels]
-    chunks.append(_U32.pack(len(ranges)))
+    chunks = [_ID.pack(_QUEUE, queue_id), _U32.pack(len(encoded)), encoded, _U32.pack(len(ranges))]
     for first, count in ranges:
         chunks += (_encode_key(first), _U32.pack(count))
     chunks.append(_U32.pack(run_count))
@@ -132,14 +125,10 @@ def decode_entry(data: bytes) -> Batch:
 def _decode_queue(data: bytes, at: int, batch: Batch) -> int:
     _, queue_id = _ID.unpack_from(data, at)
     at += _ID.size
-    next_position, messages, delivered_position, body_bytes, level_count = _STATE.unpack_from(data, at)
-    at += _STATE.size
-    levels: list[tuple[int, int]] = []
-    for _ in range(level_count):
-        levels.append(_LEVEL.unpack_from(data, at))
-        at += _LEVEL.size
-    state = QueueState(next_position, messages, delivered_position, body_bytes, tuple(levels))
-    batch.states.append((queue_id, state))
+    (size,) = _U32.unpack_from(data, at)
+    at += 4
+    batch.states.append((queue_id, decode_state(_slice(data, at, size))))
+    at += size
     prefix = key_prefix(queue_id)
     (ranges,) = _U32.unpack_from(data, at)
     at += 4

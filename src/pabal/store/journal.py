@@ -20,21 +20,24 @@ from pabal.store.record import encode_record, encode_reference
 _SETTLED_MAX: Final = 256
 """So many settled messages wait for a checkpoint that they need not, at least, before they are sorted out."""
 
+_LargePut = tuple[int, Message, int]
+"""Index among the puts of a batch, what is put there, and the attempts begun."""
+
 
 class Journal:
     """`unsaved_bytes`: contents that wait for a commit, for back-pressure. `unstored`: about how many changes wait
-    for a checkpoint. `committing`: a commit has begun and is not done. `next_content_id`: for the store to set when
-    it was opened. `shared_bytes_min`, `parted_bytes_min`: see limits."""
+    for a checkpoint, and `unstored_bytes` the contents that they came with. `committing`: a commit has begun and is
+    not done. `next_content_id`: for the store to set when it was opened. `shared_bytes_min`, `parted_bytes_min`:
+    see limits."""
 
     def __init__(self) -> None:
         self.next_content_id = 1
         self.shared_bytes_min = SHARED_BYTES_MIN
         self.parted_bytes_min = PARTED_BYTES_MIN
-        self.large: list[tuple[int, Message, int]] = []
-        """While a batch is made: what has a large content, with its index among the puts and the attempts begun."""
         self.dirty: list[QueueLog] = []
         self.unsaved_bytes = 0
         self.unstored = 0
+        self.unstored_bytes = 0
         self.committing = False
         self._behind: list[QueueLog] = []  # changed since the last checkpoint
         self._changes = Changes()
@@ -90,19 +93,19 @@ class Journal:
         changes, self._unstored_changes = self._unstored_changes, Changes()
         batch = Batch(definitions=list(changes.definitions.items()), drops=changes.drops, gone=changes.gone)
         logs, self._behind = self._behind, []
-        self.unstored = 0
+        self.unstored = self.unstored_bytes = 0
+        large: list[_LargePut] = []
         for log in logs:
-            log.write(batch)
-        if self.large:
-            self._place_large(batch)
+            log.write(batch, large, self.shared_bytes_min)
+        if large:
+            self._place_large(batch, large)
         return batch, logs
 
-    def _place_large(self, batch: Batch) -> None:
+    def _place_large(self, batch: Batch, large: list[_LargePut]) -> None:
         """A content that several of the puts have, or a very large one, goes into a record of its own."""
-        uses: dict[int, list[tuple[int, Message, int]]] = {}
-        for put in self.large:
+        uses: dict[int, list[_LargePut]] = {}
+        for put in large:
             uses.setdefault(id(put[1].content), []).append(put)
-        self.large = []
         for same in uses.values():
             index, first, begun = same[0]
             content = first.content
@@ -120,6 +123,7 @@ class Journal:
     def _close(self, chunks: list[bytes] | None) -> None:
         changes, self._changes = self._changes, Changes()
         logs, self.dirty = self.dirty, []
+        self.unstored_bytes += self.unsaved_bytes
         self.unsaved_bytes = 0
         for log in logs:
             self.unstored += log.close(chunks)
@@ -334,16 +338,15 @@ class QueueLog:
         more, self._counted = unstored - self._counted, unstored
         return more
 
-    def write(self, batch: Batch) -> None:
-        """A checkpoint takes what has gathered since the last one, right after `close`."""
+    def write(self, batch: Batch, large: list[_LargePut], large_bytes_min: int) -> None:
+        """A checkpoint takes what has gathered since the last one, right after `close`. Records of contents above
+        `large_bytes_min` are left to be made, and noted in `large`."""
         self.behind = False
         if self.dropped:
             return
         prefix = key_prefix(self.queue_id)
         put = batch.puts.append
         leases = self.counts_attempts
-        large = self._journal.large
-        large_bytes_min = self._journal.shared_bytes_min
         for message in self._unsaved:
             if message.state == LOGGED:
                 message.state = STORED

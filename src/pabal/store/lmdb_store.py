@@ -16,7 +16,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from struct import Struct
@@ -28,9 +28,10 @@ from pabal.model.definitions import decode_definition, durable_ids
 from pabal.model.errors import StoreError
 from pabal.model.limits import DROPS_PER_COMMIT_MAX, MAP_BYTES
 from pabal.model.message import Container, Message
-from pabal.store.batch import Batch, QueueState, key_prefix, message_key, owner_id, unpack_positions
+from pabal.store.batch import Batch, decode_state, encode_state, key_prefix, message_key, owner_id, unpack_positions
 from pabal.store.check import readable
 from pabal.store.compaction import is_due, remove_unfinished, replace_by_copy, write_copy
+from pabal.store.files import FILE_MODE
 from pabal.store.interface import Loaded, Size
 from pabal.store.journal import Journal, QueueLog
 from pabal.store.record import RecordReader, referred_content
@@ -48,8 +49,6 @@ _READ_MOST: Final = 256
 _BEYOND_KEYS: Final = b"\xff" * 18
 _SPARE_BYTES: Final = 1024 * 1024
 
-_STATE = Struct(">QQQQ")
-_LEVEL = Struct(">BQ")
 _QUEUE = Struct(">Q")
 _CONTENT = Struct(">Q")
 _REFERENCES = Struct(">Q")
@@ -93,7 +92,10 @@ class LmdbStore:
             return False
         self._env.close()
         self._env = None
-        replace_by_copy(path)
+        try:
+            replace_by_copy(path)
+        except OSError as error:
+            raise StoreError(f"{path} cannot be replaced by its compacted copy: {error.strerror}") from None
         self._open(path, self._map_bytes)
         return True
 
@@ -113,7 +115,9 @@ class LmdbStore:
             map_bytes *= 2
         try:
             self._map_bytes = map_bytes
-            self._env = lmdb.open(str(path), subdir=False, lock=False, max_dbs=8, map_size=map_bytes, readahead=False)
+            self._env = lmdb.open(
+                str(path), subdir=False, lock=False, max_dbs=8, map_size=map_bytes, readahead=False, mode=FILE_MODE
+            )
             self._page_bytes = self._env.stat()["psize"]
             self._check_length(path)
             self._residency.mapped()
@@ -202,7 +206,7 @@ class LmdbStore:
                 for _, data in transaction.cursor(db=self._definitions):
                     loaded.definitions.append(decode_definition(data))
                 for key, value in transaction.cursor(db=self._queues):
-                    loaded.queues[_QUEUE.unpack(key)[0]] = _decode_state(value)
+                    loaded.queues[_QUEUE.unpack(key)[0]] = decode_state(value)
                 for key, _ in transaction.cursor(db=self._dropping):
                     self._drops.append(_DROP.unpack(key))
                 contents = transaction.cursor(db=self._contents)
@@ -285,9 +289,9 @@ class LmdbStore:
         """See Checkpoints: ranges are being removed."""
         return bool(self._drops)
 
-    def recover(self, batches: Iterable[Batch]) -> None:
+    def recover(self, batches: list[Batch]) -> None:
         """See Checkpoints."""
-        self._apply(list(batches))
+        self._apply(batches)
         self.finish()
 
     def begin(self) -> bool:
@@ -320,8 +324,7 @@ class LmdbStore:
         if self._transaction is not None:
             self._transaction.abort()
             self._transaction = None
-        self._env.close()
-        self._lock.close()
+        self._give_back()
 
     def _apply(self, batches: list[Batch]) -> None:
         """Writes batches into a transaction, in more address space when there is not enough for it. Grows ahead,
@@ -366,7 +369,7 @@ class LmdbStore:
             cursor = transaction.cursor(db=self._messages)
             cursor.putmulti(batch.puts)
         for queue_id, state in batch.states:
-            transaction.put(_QUEUE.pack(queue_id), _encode_state(state), db=self._queues)
+            transaction.put(_QUEUE.pack(queue_id), encode_state(state), db=self._queues)
         for name, value in batch.definitions:
             if value is None:
                 transaction.delete(name, db=self._definitions)
@@ -438,17 +441,6 @@ def _read_in_a_row(cursor: Any, count: int, end: bytes) -> list[bytes]:
     if len(records) < count or last >= end or len(last) != _PLAIN_KEY_BYTES or len(first) != _PLAIN_KEY_BYTES:
         return []
     return records if int.from_bytes(last, "big") - int.from_bytes(first, "big") == count - 1 else []
-
-
-def _encode_state(state: QueueState) -> bytes:
-    *numbers, levels = state
-    return _STATE.pack(*numbers) + b"".join(_LEVEL.pack(*level) for level in levels)
-
-
-def _decode_state(value: bytes) -> QueueState:
-    next_position, messages, delivered_position, body_bytes = _STATE.unpack_from(value)
-    levels = tuple(_LEVEL.iter_unpack(value[_STATE.size :]))
-    return QueueState(next_position, messages, delivered_position, body_bytes, levels)
 
 
 def _lock_directory(directory: Path) -> Any:

@@ -8,7 +8,7 @@ and the log's entries of its epoch on top; after a crash they are put into it be
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Protocol
 
 from pabal.model.limits import ENTRY_BYTES_MAX, LOG_BYTES_MAX, UNSTORED_CHANGES_MAX
@@ -28,7 +28,7 @@ class Checkpoints(Store, Protocol):
     def busy(self) -> bool:
         """It has work of its own left, which commits do step by step."""
 
-    def recover(self, batches: Iterable[Batch]) -> None:
+    def recover(self, batches: list[Batch]) -> None:
         """Applies these, the oldest first, and makes it durable, as one checkpoint."""
 
 
@@ -60,10 +60,9 @@ class LoggedStore:
 
     def load(self) -> Loaded:
         """See Store."""
-        batches = map(decode_entry, self._log.recover(self._base.epoch))
-        first = next(batches, None)
-        if first is not None:
-            self._base.recover(_chain(first, batches))
+        batches = [decode_entry(payload) for payload in self._log.recover(self._base.epoch)]
+        if batches:
+            self._base.recover(batches)
         self._log.restart(self._base.epoch)
         return self._base.load()
 
@@ -81,6 +80,7 @@ class LoggedStore:
         if (
             self._base.busy
             or journal.unstored > self._unstored_max
+            or journal.unstored_bytes > LOG_BYTES_MAX  # what is transient takes memory, and no room in the log
             or journal.unsaved_bytes > ENTRY_BYTES_MAX
             or self._log.used_bytes > LOG_BYTES_MAX
         ):
@@ -113,8 +113,3 @@ class LoggedStore:
         """See Store."""
         self._base.close()
         self._log.close()
-
-
-def _chain(first: Batch, others: Iterable[Batch]) -> Iterator[Batch]:
-    yield first
-    yield from others

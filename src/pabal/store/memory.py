@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 
 from pabal.model.definitions import decode_definition, durable_ids
@@ -115,7 +115,7 @@ class MemoryStore:
         """See Checkpoints."""
         return False
 
-    def recover(self, batches: Iterable[Batch]) -> None:
+    def recover(self, batches: list[Batch]) -> None:
         """See Checkpoints."""
         for batch in batches:
             self.disk.apply(batch)

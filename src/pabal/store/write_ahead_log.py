@@ -19,6 +19,7 @@ from typing import Final
 from zlib import crc32
 
 from pabal.model.errors import StoreError
+from pabal.store.files import FILE_MODE, sync_directory
 
 LOG_FILE: Final = "pabal.log"
 _MAGIC: Final = b"PBLE"
@@ -45,10 +46,10 @@ class WriteAheadLog:
                 f"without it, and without that, make an empty file of that name"
             )
         try:
-            self._file = os.open(
-                path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_DSYNC", os.O_SYNC), 0o644
-            )
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | _DURABLE, FILE_MODE)
             self._size_bytes = os.fstat(self._file).st_size
+            if new:
+                sync_directory(path.parent)
         except OSError as error:
             raise StoreError(f"{path} cannot be opened: {error.strerror}") from None
 
@@ -132,12 +133,3 @@ class WriteAheadLog:
         if len(payload) < size or crc32(payload, crc32(_CHECKED.pack(epoch, number, size))) != check:
             return None
         return epoch, number, payload
-
-
-def _sync_directory(path: Path) -> None:
-    """The name of a new file is durable too."""
-    directory = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
