@@ -218,6 +218,31 @@ def test_transient_queues_need_no_entries(tmp_path: Path) -> None:
     opened.store.close()
 
 
+def test_what_needs_no_entries_does_not_fill_the_memory(tmp_path: Path) -> None:
+    """A transient backlog of large messages goes to the data file by its bytes, not by its messages alone."""
+    opened = opened_in(tmp_path)
+    log = opened.store.journal.queue_log(7, durable=False)
+    opened._logs[7] = log
+    for _ in range(40):
+        opened.append(7, [bytes(30_000)] * 10)
+        opened.commit()
+    assert opened.store.journal.unstored_bytes < 9 * 1024 * 1024
+    assert len(opened.contents(7)) >= 100
+    opened.store.close()
+
+
+def test_the_name_of_a_new_log_is_durable_and_its_bytes_are_its_owners(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(write_ahead_log, "sync_directory", synced.append)
+    WriteAheadLog(tmp_path / LOG_FILE, new=True).close()
+    assert synced == [tmp_path]
+    WriteAheadLog(tmp_path / LOG_FILE, new=False).close()
+    assert synced == [tmp_path]
+    assert (tmp_path / LOG_FILE).stat().st_mode & 0o077 == 0
+
+
 # --- Files that are not as they should be -------------------------------------------------------------------
 
 

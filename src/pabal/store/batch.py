@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 _PREFIX = Struct(">Q")
 _POSITION = Struct(">Q")
 _TIMED_POSITION = Struct(">QBQ")
-_KEY_BYTES: Final = 16
+PLAIN_KEY_BYTES: Final = 16
 """Of the key of a message at a place that is no time."""
 _STATE = Struct(">QQQQ")
 _LEVEL = Struct(">BQ")
@@ -33,7 +33,7 @@ def pack_position(position: int) -> bytes:
 def unpack_positions(keys: list[bytes]) -> list[int]:
     """The positions in keys of messages."""
     joined = b"".join(keys)
-    if len(joined) == _KEY_BYTES * len(keys):
+    if len(joined) == PLAIN_KEY_BYTES * len(keys):
         return list(Struct(f">{2 * len(keys)}Q").unpack(joined)[1::2])
     return [int.from_bytes(key[_PREFIX.size :], "big") for key in keys]
 

@@ -28,7 +28,16 @@ from pabal.model.definitions import decode_definition, durable_ids
 from pabal.model.errors import StoreError
 from pabal.model.limits import DROPS_PER_COMMIT_MAX, MAP_BYTES
 from pabal.model.message import Container, Message
-from pabal.store.batch import Batch, decode_state, encode_state, key_prefix, message_key, owner_id, unpack_positions
+from pabal.store.batch import (
+    PLAIN_KEY_BYTES,
+    Batch,
+    decode_state,
+    encode_state,
+    key_prefix,
+    message_key,
+    owner_id,
+    unpack_positions,
+)
 from pabal.store.check import readable
 from pabal.store.compaction import is_due, remove_unfinished, replace_by_copy, write_copy
 from pabal.store.files import FILE_MODE
@@ -43,7 +52,6 @@ DATA_FILE: Final = "pabal.mdb"
 LOCK_FILE: Final = "pabal.lock"
 _META_PAGES: Final = 2
 _READ_FIRST: Final = 1
-_PLAIN_KEY_BYTES: Final = 16
 _READ_MOST: Final = 256
 """Records are read in steps, the first of so many, and later ones of so many at most: they may become larger."""
 _BEYOND_KEYS: Final = b"\xff" * 18
@@ -438,7 +446,7 @@ def _read_in_a_row(cursor: Any, count: int, end: bytes) -> list[bytes]:
     first = bytes(cursor.key())
     records: list[bytes] = list(islice(cursor.iternext(keys=False), count))
     last = bytes(cursor.key())
-    if len(records) < count or last >= end or len(last) != _PLAIN_KEY_BYTES or len(first) != _PLAIN_KEY_BYTES:
+    if len(records) < count or last >= end or len(last) != PLAIN_KEY_BYTES or len(first) != PLAIN_KEY_BYTES:
         return []
     return records if int.from_bytes(last, "big") - int.from_bytes(first, "big") == count - 1 else []
 
