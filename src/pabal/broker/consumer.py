@@ -33,19 +33,21 @@ class Rotation:
     """Whose turn it is among the consumers of a queue, which are known here by their places in its list. Who was
     found without room is not asked again before there is a reason to: of a thousand consumers with a prefetch of
     one, all but a few are busy, and asking them all would cost more than the message. `next`: whose turn it is.
+    `misplaced`: somebody left, so their places are to be told anew before they are asked.
     """
 
-    __slots__ = ("_asked", "_size", "next")
+    __slots__ = ("_asked", "_size", "misplaced", "next")
 
     def __init__(self) -> None:
         self.next = 0
+        self.misplaced = False
         self._size = 0
         self._asked = 0  # a bit for each place, the lowest for the first
 
     def resize(self, size: int) -> None:
         """There are so many consumers now: ask each of them."""
         self._size = size
-        self._asked = (1 << size) - 1
+        self.ask_all()
 
     def ask_all(self) -> None:
         """Any of them may have room."""

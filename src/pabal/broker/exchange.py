@@ -109,14 +109,14 @@ class DirectExchange(Exchange):
 
     def __init__(self, definition: ExchangeDefinition, random_token: Callable[[], str]) -> None:
         super().__init__(definition, random_token)
-        self._by_key: dict[str, list[Binding]] = {}
+        self._by_key: dict[str, dict[Binding, None]] = {}
 
     def _added(self, binding: Binding) -> None:
-        self._by_key.setdefault(binding.definition.routing_key, []).append(binding)
+        self._by_key.setdefault(binding.definition.routing_key, {})[binding] = None
 
     def _removed(self, binding: Binding) -> None:
         key = binding.definition.routing_key
-        self._by_key[key].remove(binding)
+        del self._by_key[key][binding]
         if not self._by_key[key]:
             del self._by_key[key]
 
@@ -176,7 +176,7 @@ class HeadersExchange(Exchange):
         self.by_key = False
         self._patterns: dict[BindingKey, _Pattern] = {}
         self._names: dict[str, int] = {}  # of headers that some pattern wants, and how often
-        self._index: dict[_Place, list[_Pattern]] = {}
+        self._index: dict[_Place, dict[_Pattern, None]] = {}
 
     def check_binding(self, definition: BindingDefinition) -> None:
         way = definition.arguments.get("x-match", "all")
@@ -192,7 +192,7 @@ class HeadersExchange(Exchange):
         for name, _ in pattern.wanted:
             self._names[name] = self._names.get(name, 0) + 1
         for place in pattern.places():
-            self._index.setdefault(place, []).append(pattern)
+            self._index.setdefault(place, {})[pattern] = None
 
     def _removed(self, binding: Binding) -> None:
         pattern = self._patterns.pop(binding.key)
@@ -201,7 +201,7 @@ class HeadersExchange(Exchange):
             if not self._names[name]:
                 del self._names[name]
         for place in pattern.places():
-            self._index[place].remove(pattern)
+            self._index[place].pop(pattern, None)
             if not self._index[place]:
                 del self._index[place]
 

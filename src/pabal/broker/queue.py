@@ -151,6 +151,10 @@ class Queue(Intake):
 
     def _dispatch_in_turn(self) -> None:
         """A message to each consumer with room, round and round, handed over in batches."""
+        if self._rotation.misplaced:
+            self._rotation.misplaced = False
+            for place, consumer in enumerate(self.consumers):
+                consumer.place = place
         while len(self.backlog):
             takers, rooms, most = self._takers(self.backlog.step())
             if not takers:
@@ -252,9 +256,10 @@ class Queue(Intake):
         if self._waiting is not None:
             self._waiting.recall()
         self.consumers.append(consumer)
-        self._place_consumers(len(self.consumers) - 1)
+        consumer.place = len(self.consumers) - 1
+        self._rotation.resize(len(self.consumers))
         self._ranked = self._ranked or consumer.priority != 0
-        self.schedule()
+        self._look()
 
     def remove_consumer(self, consumer: Consumer) -> None:
         """It gets nothing more; what it has leased stays with it. The last to go takes an auto-delete queue along."""
@@ -265,7 +270,8 @@ class Queue(Intake):
         consumer.place = -1
         if index < self._rotation.next:
             self._rotation.next -= 1
-        self._place_consumers(index)
+        self._rotation.misplaced = True
+        self._rotation.resize(len(self.consumers))
         if not self.consumers:
             self.use()
             if self.definition.auto_delete:
@@ -275,14 +281,7 @@ class Queue(Intake):
             successor = max(self.consumers, key=lambda each: each.priority)
             self.consumers.remove(successor)
             self.consumers.insert(0, successor)
-            self._place_consumers()
-            self.schedule()
-
-    def _place_consumers(self, first: int = 0) -> None:
-        """Those from `first` on have other places than before."""
-        for place in range(first, len(self.consumers)):
-            self.consumers[place].place = place
-        self._rotation.resize(len(self.consumers))
+            self._look()
 
     def use(self) -> None:
         """Somebody takes an interest in the queue: its own expiry (x-expires) begins anew."""
@@ -306,7 +305,7 @@ class Queue(Intake):
             self._dead_letter(messages, "rejected")
         else:
             self._return(messages, "delivery_limit", outcome is Outcome.RETURN)
-        if len(self.consumers) > 1:
+        if len(self.consumers) > 1 and not self._rotation.misplaced:
             self._rotation.ask(consumer.place)
         if not self.scheduled and (len(self.backlog) or self._waiting is not None):
             self._look()

@@ -106,12 +106,14 @@ class Envelope:
 
     `ttl_ms`: time to live that the publisher gave, None for none. `priority`: 0 to 255. `copies`: further routing
     keys (CC, BCC), of no interest once the message is in its queues. `record_head` is the store's: the encoded
-    beginning of a record with this envelope, made when first needed.
+    beginning of a record with this envelope, made when first needed. `encoded_address` is likewise the session's:
+    exchange and routing key as the protocol of `container` writes them.
     """
 
     __slots__ = (
         "container",
         "copies",
+        "encoded_address",
         "exchange",
         "persistent",
         "priority",
@@ -138,6 +140,7 @@ class Envelope:
         self.copies = copies
         self.priority = priority
         self.record_head: bytes = b""
+        self.encoded_address: bytes = b""
 
     def anew(self, content: bytes) -> Envelope:
         """For publishing such a message again: with what its properties ask for, which the store does not keep."""

@@ -27,12 +27,18 @@ if TYPE_CHECKING:
 
 _HEAD: Final = Struct(">BHIHH")
 _CONTENT_START: Final = Struct(">BH")
-_TAG: Final = Struct(">Q")
+_FRAME_END: Final = bytes((FRAME_END,))
 _TAG_AND_FLAG: Final = Struct(">QB")
 _COUNT_AND_END: Final = Struct(">IB")
-_AROUND_MAX: Final = 256
 _JOINED_BYTES_MAX: Final = 16_384
 """Smaller contents are copied into one write; larger ones are handed to the socket as they are."""
+
+
+def _encoded_address(envelope: Envelope) -> bytes:
+    """Exchange and routing key, as basic.deliver and basic.get-ok have them."""
+    if not envelope.encoded_address:
+        envelope.encoded_address = encode_shortstr(envelope.exchange) + encode_shortstr(envelope.routing_key)
+    return envelope.encoded_address
 
 
 class Revoked:
@@ -62,10 +68,8 @@ class ChannelConsumer(Consumer):
         self.prefetch = prefetch
         self._content_start = _CONTENT_START.pack(FRAME_HEADER, channel.number)
         self._envelope: Envelope | None = None  # of the last message
-        self._around: dict[tuple[str, str], tuple[bytes, bytes, bytes]] = {}
         self._before_tag = b""
-        self._after_tag = b""
-        self._after_tag_again = b""
+        self._after_flag = b""
 
     def room(self) -> int:
         channel = self.channel
@@ -88,7 +92,7 @@ class ChannelConsumer(Consumer):
         frame_bytes_max = channel.session.frame_bytes_max
         unsettled = None if self.auto_settle else channel.unsettled_deliveries
         start = self._content_start
-        pack = _TAG.pack
+        pack = _TAG_AND_FLAG.pack
         chunks: list[bytes] = []
         for message in messages:
             tag += 1
@@ -99,12 +103,7 @@ class ChannelConsumer(Consumer):
                 content = with_delivery_count(content, message.attempts)
             if len(content) > frame_bytes_max or not content.startswith(start):
                 content = refit(content, channel.number, frame_bytes_max)
-            chunks += (
-                self._before_tag,
-                pack(tag),
-                self._after_tag_again if message.redelivered else self._after_tag,
-                content,
-            )
+            chunks += (self._before_tag, pack(tag, message.redelivered), self._after_flag, content)
             if unsettled is not None:
                 message.delivery = tag
                 unsettled[tag] = message
@@ -118,24 +117,15 @@ class ChannelConsumer(Consumer):
             output.write_delivery(b"".join(chunks))
 
     def _encode_around(self, envelope: Envelope) -> None:
-        """The basic.deliver frame but for its delivery tag: the same for all messages of an envelope, and mostly for
-        those of another publisher. Some are kept, as publishers change between a few keys."""
-        last, self._envelope = self._envelope, envelope
-        if last is not None and last.routing_key == envelope.routing_key and last.exchange == envelope.exchange:
-            return
-        place = (envelope.exchange, envelope.routing_key)
-        around = self._around.get(place)
-        if around is None:
-            tag = encode_shortstr(self.tag)
-            source = encode_shortstr(envelope.exchange) + encode_shortstr(envelope.routing_key)
-            method = BASIC_DELIVER
-            size = 4 + len(tag) + 8 + 1 + len(source)
-            head = _HEAD.pack(FRAME_METHOD, self.channel.number, size, method.class_id, method.method_id)
-            around = (head + tag, b"\x00" + source + b"\xce", b"\x01" + source + b"\xce")
-            if len(self._around) >= _AROUND_MAX:
-                self._around.clear()
-            self._around[place] = around
-        self._before_tag, self._after_tag, self._after_tag_again = around
+        """The basic.deliver frame but for delivery tag and redelivered: the same for all messages of an envelope."""
+        tag = encode_shortstr(self.tag)
+        address = _encoded_address(envelope)
+        method = BASIC_DELIVER
+        size = 4 + len(tag) + _TAG_AND_FLAG.size + len(address)
+        head = _HEAD.pack(FRAME_METHOD, self.channel.number, size, method.class_id, method.method_id)
+        self._before_tag = head + tag
+        self._after_flag = address + _FRAME_END
+        self._envelope = envelope
 
     def revoked(self, message: Message) -> None:
         self.channel.revoke(message.delivery, self)
@@ -154,7 +144,7 @@ class GetConsumer(Consumer):
         self.channel = channel
         self._envelope: Envelope | None = None
         self._before_tag = b""
-        self._source = b""
+        self._address = b""
 
     def room(self) -> int:
         return 0
@@ -174,7 +164,7 @@ class GetConsumer(Consumer):
             around = (
                 self._before_tag,
                 _TAG_AND_FLAG.pack(tag, message.redelivered),
-                self._source,
+                self._address,
                 _COUNT_AND_END.pack(count, FRAME_END),
             )
             if len(content) <= _JOINED_BYTES_MAX:
@@ -188,9 +178,9 @@ class GetConsumer(Consumer):
 
     def _encode_around(self, envelope: Envelope) -> None:
         """The basic.get-ok frame but for delivery tag, redelivered and message count."""
-        self._source = encode_shortstr(envelope.exchange) + encode_shortstr(envelope.routing_key)
+        self._address = _encoded_address(envelope)
         method = BASIC_GET_OK
-        size = 4 + _TAG_AND_FLAG.size + len(self._source) + 4
+        size = 4 + _TAG_AND_FLAG.size + len(self._address) + 4
         self._before_tag = _HEAD.pack(FRAME_METHOD, self.channel.number, size, method.class_id, method.method_id)
         self._envelope = envelope
 

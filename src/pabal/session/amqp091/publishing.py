@@ -35,9 +35,10 @@ if TYPE_CHECKING:
     from pabal.session.amqp091.channel import Channel
     from pabal.session.amqp091.transaction import Transaction
 
-_TARGETS_MAX: Final = 4096
+_TARGETS_MAX: Final = 1024
 """Of a connection, all its channels together: one may well publish to a thousand queues in turn."""
-_ENVELOPES_MAX: Final = 64
+_PLAIN_MAX: Final = 16
+_SPECIAL_MAX: Final = 4
 _CC: Final = b"\x02CC"
 _BCC: Final = b"\x03BCC"
 
@@ -150,7 +151,7 @@ class Publisher:
         """Of messages whose properties ask for no more than `plain_properties` says."""
         envelope = target.plain.get(asked)
         if envelope is None:
-            if len(target.plain) >= _ENVELOPES_MAX:
+            if len(target.plain) >= _PLAIN_MAX:
                 target.plain.clear()
             envelope = self._make_envelope(target, asked & 0xFF, asked >> 8)
             target.plain[asked] = envelope
@@ -172,7 +173,7 @@ class Publisher:
         envelope = target.special.get(scan)
         if envelope is None:
             envelope = self._special_envelope(target, scan)
-            if len(target.special) >= _ENVELOPES_MAX:
+            if len(target.special) >= _SPECIAL_MAX:
                 target.special.clear()
             target.special[scan] = envelope
         if scan.has_headers and (_CC in properties or _BCC in properties):
@@ -210,26 +211,16 @@ class Publisher:
 
     def confirm(self, upto: int) -> None:
         """All up to this sequence number are durable or refused: says so, in order, in as few frames as it takes."""
-        number = self._channel.number
-        if not self._refused:
-            if upto > self._confirmed:
-                self._channel.output.write(encode_ack(number, upto, upto > self._confirmed + 1))
-                self._confirmed = upto
-            return
-        frames: list[bytes] = []
         while self._refused and self._refused[0] <= upto:
             refused = self._refused.popleft()
-            self._acknowledge(refused - 1, frames)
-            frames.append(encode_method(number, BASIC_NACK, refused, False, False))
+            self._acknowledge(refused - 1)
+            self._channel.output.write(encode_method(self._channel.number, BASIC_NACK, refused, False, False))
             self._confirmed = refused
-        self._acknowledge(upto, frames)
-        if frames:
-            self._channel.output.write(b"".join(frames))
+        self._acknowledge(upto)
 
-    def _acknowledge(self, upto: int, frames: list[bytes]) -> None:
+    def _acknowledge(self, upto: int) -> None:
         if upto > self._confirmed:
-            multiple = upto > self._confirmed + 1
-            frames.append(encode_ack(self._channel.number, upto, multiple))
+            self._channel.output.write(encode_ack(self._channel.number, upto, upto > self._confirmed + 1))
             self._confirmed = upto
 
 
