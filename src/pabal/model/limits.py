@@ -142,6 +142,7 @@ ENTRY_BYTES_MAX: Final = 768 * 1024
 
 UNSTORED_CHANGES_MAX: Final = 4096
 """Messages that wait in memory for a checkpoint, put or removed."""
+
 COMPACTION_FREE_BYTES_MIN: Final = 64 * 1024 * 1024
 """With this much free in the data file, and more than is in use, it is compacted at the start ..."""
 

@@ -72,7 +72,8 @@ class Receiver(Protocol):
         """Contents that each followed the same basic.publish `frame` and have the same properties."""
 
     def on_publish_unlike(self, channel: int, frames: list[bytes], contents: list[bytes]) -> None:
-        """Contents, and before each its own basic.publish frame, which may be the same object for several."""
+        """Contents of one channel, at least one, and for each its own basic.publish frame, which may be the same
+        object for several."""
 
     def on_acks(self, channel: int, tags: list[int]) -> None:
         """basic.ack of single messages, one after the other."""
