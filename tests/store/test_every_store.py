@@ -194,6 +194,23 @@ def test_what_is_settled_later_is_deleted(open_store: Open) -> None:
     assert state_of(reopened, 1) == QueueState(6, 3, 0)
 
 
+def test_rows_and_single_messages_settled_in_any_order_are_deleted(open_store: Open) -> None:
+    opened = open_store()
+    opened.define(1)
+    opened.define(2)
+    messages = opened.append(1, numbered(1, 100))
+    others = opened.append(2, numbered(1, 3))
+    opened.commit()
+    for numbers in ([70, 71], [1], [40, 39, 41, 38], [42], [99, 100], [20]):
+        opened.log(1).remove([messages[number - 1] for number in numbers])
+    opened.log(2).remove(others)
+    opened.commit()
+    left = [n for n in range(1, 101) if n not in {1, 20, 38, 39, 40, 41, 42, 70, 71, 99, 100}]
+    assert opened.positions(1) == left
+    reopened = open_store()
+    assert (reopened.positions(1), reopened.positions(2)) == (left, [])
+
+
 def test_what_is_settled_during_its_commit_is_deleted_by_the_next(open_store: Open) -> None:
     opened = open_store()
     opened.define(1)

@@ -15,6 +15,7 @@ import pytest
 from stores import ALL, CONTAINERS, Opened
 
 from pabal.model.errors import StoreError
+from pabal.store.batch import message_key
 from pabal.store.lmdb_store import DATA_FILE, LmdbStore
 
 PAGE_BYTES = 4096
@@ -124,6 +125,21 @@ def test_legitimate_files_are_taken(tmp_path: Path) -> None:
         opened.store.close()
         directories.append((directory, f"ok {len(alive)}"))
     assert outcomes([directory for directory, _ in directories]) == [text for _, text in directories]
+
+
+def test_a_row_of_which_a_message_is_missing_removes_no_other(tmp_path: Path) -> None:
+    opened = Opened(LmdbStore(tmp_path, CONTAINERS))
+    opened.define(1)
+    messages = opened.append(1, [b"%d" % number for number in range(10)])
+    opened.commit()
+    environment, records = opened.store._env, opened.store._messages  # type: ignore[attr-defined]
+    with environment.begin(write=True) as transaction:
+        transaction.delete(message_key(1, 4), db=records)
+    opened.log(1).remove(messages[2:6])
+    with pytest.raises(StoreError, match="a message is missing from queue 1"):
+        opened.commit()
+    opened.store.close()
+    assert Opened(LmdbStore(tmp_path, CONTAINERS)).positions(1) == [1, 2, 3, 5, 6, 7, 8, 9, 10]
 
 
 # --- Newer ones ---------------------------------------------------------------------------------------------

@@ -38,6 +38,11 @@ def unpack_positions(keys: list[bytes]) -> list[int]:
     return [int.from_bytes(key[_PREFIX.size :], "big") for key in keys]
 
 
+def unpack_key(key: bytes) -> tuple[int, int]:
+    """The queue id and the position in the key of a message."""
+    return int.from_bytes(key[: _PREFIX.size], "big"), int.from_bytes(key[_PREFIX.size :], "big")
+
+
 def message_key(queue_id: int, position: int) -> bytes:
     """The key of a message: sorts by queue, then by place in it."""
     return _PREFIX.pack(queue_id) + pack_position(position)
@@ -111,6 +116,9 @@ class Batch:
 
     puts: list[tuple[bytes, bytes]] = field(default_factory=list)
     deletes: list[bytes] = field(default_factory=list)
+    rows: list[tuple[int, int, int]] = field(default_factory=list)
+    """Deletes of messages at all the positions from one to another: queue id, first position, last position. Each of
+    them is there, and so they take less time than the same keys would."""
     contents: list[tuple[int, bytes, int]] = field(default_factory=list)
     """Contents kept by themselves: id, bytes, how many of the puts refer to it."""
     released: list[int] | None = field(default_factory=list)

@@ -361,13 +361,28 @@ class QueueLog:
                 begun = 1 if leases and message.consumer is not None else 0
                 encode = encode_record if message.state == STORED else encode_reference
                 put((prefix + pack_position(message.position), encode(message, begun)))
-        batch.deletes += [prefix + pack_position(position) for position in self._removed]
+        if self._removed:
+            self._write_removed(batch, prefix)
         assert batch.released is not None
         batch.released += self._released
         batch.states.append((self.queue_id, self.state()))
         self.taken_position = self.next_position - 1
         self._unsaved, self._updated, self._removed, self._released = [], [], [], []
         self._settled = self._counted = 0
+
+    def _write_removed(self, batch: Batch, prefix: bytes) -> None:
+        """Consumers mostly settle what lies in a row."""
+        removed = sorted(self._removed)
+        first = last = removed[0]
+        for position in [*removed[1:], -1]:
+            if position == last + 1:
+                last = position
+                continue
+            if first == last:
+                batch.deletes.append(prefix + pack_position(first))
+            else:
+                batch.rows.append((self.queue_id, first, last))
+            first = last = position
 
     def state(self) -> QueueState:
         """What is to be kept of the queue now."""

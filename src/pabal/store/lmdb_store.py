@@ -307,7 +307,8 @@ class LmdbStore:
             return False
         batch, self._logs = self.journal.take()
         self._apply([batch])
-        self._written = len(batch.puts) + len(batch.deletes)
+        in_rows = sum([last - first + 1 for _, first, last in batch.rows])
+        self._written = len(batch.puts) + len(batch.deletes) + in_rows
         return True
 
     def finish(self) -> None:
@@ -367,6 +368,8 @@ class LmdbStore:
             messages = self._messages
             for key in batch.deletes:
                 delete(key, b"", messages)
+        for row in batch.rows:
+            self._delete_row(transaction, *row)
         if released:
             self._release(transaction, released)
         for content_id, content, references in batch.contents:
@@ -388,6 +391,17 @@ class LmdbStore:
             self._drops.append((queue_id, first, last))
         for queue_id in batch.gone:
             transaction.delete(_QUEUE.pack(queue_id), db=self._queues)
+
+    def _delete_row(self, transaction: Any, queue_id: int, first: int, last: int) -> None:
+        """One search for all of them, then from one to the next: no key is read but the last."""
+        cursor = transaction.cursor(db=self._messages)
+        cursor.set_range(message_key(queue_id, first))
+        delete = cursor.delete
+        for _ in range(last - first):
+            delete()
+        if bytes(cursor.key()) != message_key(queue_id, last):
+            raise StoreError(f"{self.directory / DATA_FILE} is damaged: a message is missing from queue {queue_id}")
+        delete()
 
     def _released(self, transaction: Any, batch: Batch) -> list[int]:
         keys = {*batch.deletes, *(key for key, _ in batch.puts)}

@@ -8,7 +8,7 @@ from itertools import islice
 
 from pabal.model.definitions import decode_definition, durable_ids
 from pabal.model.message import Container, Message
-from pabal.store.batch import Batch, QueueState, owner_id
+from pabal.store.batch import Batch, QueueState, owner_id, unpack_key
 from pabal.store.interface import Loaded, Size
 from pabal.store.journal import Journal, QueueLog
 from pabal.store.record import RecordReader, referred_content
@@ -34,8 +34,8 @@ class Disk:
         self.epoch += 1
         for content_id in self._released(batch) if batch.released is None else batch.released:
             self._release(content_id)
-        for key in batch.deletes:
-            queue_id, position = int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big")
+        in_rows = [(queue_id, place) for queue_id, first, last in batch.rows for place in range(first, last + 1)]
+        for queue_id, position in [*map(unpack_key, batch.deletes), *in_rows]:
             messages = self.messages[queue_id]
             del messages[position]
             order = self.order[queue_id]  # keeps deleted positions for a while: deleting each would move the rest
@@ -45,7 +45,7 @@ class Disk:
             self.contents[content_id] = content
             self.references[content_id] = references
         for key, record in batch.puts:
-            queue_id, position = int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big")
+            queue_id, position = unpack_key(key)
             messages = self.messages.setdefault(queue_id, {})
             if position not in messages:
                 order = self.order.setdefault(queue_id, [])
@@ -74,7 +74,7 @@ class Disk:
 
     def _released(self, batch: Batch) -> list[int]:
         keys = {*batch.deletes, *(key for key, _ in batch.puts)}
-        places = [(int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big")) for key in keys]
+        places = [unpack_key(key) for key in keys]
         records = [self.messages.get(queue_id, {}).get(position, b"") for queue_id, position in places]
         return [content_id for content_id in map(referred_content, records) if content_id]
 
