@@ -9,6 +9,8 @@ import pytest
 import pabal.broker.broker
 from engine import Engine, TakingConsumer
 from pabal.model.errors import StoreError
+from pabal.model.limits import SETTLEMENTS_WAIT_MS
+from pabal.model.message import Outcome
 from pabal.server.turn import Turn
 
 Finish = Callable[[], None]
@@ -220,3 +222,47 @@ def test_too_much_unsaved_is_an_overload_until_it_is_taken(turned: Turned, monke
     turned.turn.end()
     assert not turned.engine.broker.overloaded, "it is with the commit now"
     turned.end_commit()
+
+
+# --- Settlements that nobody waits for ----------------------------------------------------------------------
+
+
+def settle_one(turned: Turned, consumer: TakingConsumer) -> None:
+    turned.engine.broker.dispatch()
+    queue = consumer.queue
+    queue.settle([consumer.taken.pop(0)], consumer, Outcome.ACCEPT)
+
+
+def test_settlements_right_after_a_commit_wait_for_more(turned: Turned) -> None:
+    engine = turned.engine
+    for number in range(4):
+        engine.publish(f"m{number}")
+    turned.turn.end()
+    turned.end_commit()
+    consumer = TakingConsumer(engine.vhost.queues["q"])
+    consumer.queue.add_consumer(consumer)
+    turned.log.clear()
+    begun_ms = engine.broker.now_ms
+
+    settle_one(turned, consumer)
+    turned.turn.end()
+    assert (turned.log, turned.turn.postponed_ms) == ([], begun_ms + SETTLEMENTS_WAIT_MS)
+    engine.broker.begin(begun_ms + SETTLEMENTS_WAIT_MS - 1)
+    settle_one(turned, consumer)
+    turned.turn.end()
+    assert turned.log == []
+    engine.broker.begin(begun_ms + SETTLEMENTS_WAIT_MS)
+    turned.turn.end()
+    assert (turned.log, turned.turn.postponed_ms) == (["commit begun"], 0)
+    turned.end_commit()
+
+    settle_one(turned, consumer)
+    turned.turn.end()
+    assert turned.log[2:] == [], "the next wait again"
+    turned.wait("somebody", 1)
+    turned.turn.end()
+    assert turned.log[2:] == ["commit begun"], "but not when somebody waits"
+    turned.end_commit()
+    engine.publish("m5")
+    turned.turn.end()
+    assert turned.log[-1] == "commit begun", "nor when there is something to be stored"

@@ -158,7 +158,7 @@ class World:
         if self.turn_open:
             self.end_turn()
         self.now_ms += ms
-        at_ms = self.broker.next_tick_ms()
+        at_ms = self.turn.next_tick_ms()
         if at_ms is not None and at_ms <= self.now_ms and not self.failed:
             self.broker.tick(self.now_ms)
             self.end_turn()
@@ -168,7 +168,7 @@ class World:
         self.now_ms += ms
         for _ in range(10_000):
             self.settle_down()
-            at_ms = self.broker.next_tick_ms()
+            at_ms = self.turn.next_tick_ms()
             if self.failed or at_ms is None or at_ms > self.now_ms:
                 return
             self.broker.tick(self.now_ms)
@@ -189,6 +189,8 @@ class World:
             elif self.commit is not None:
                 self.end_commit()
             elif not self.store.journal.empty or self.broker.waiters:
+                self.now_ms = max(self.now_ms, self.turn.postponed_ms)
+                self.broker.begin(self.now_ms)
                 self.end_turn()
             else:
                 return

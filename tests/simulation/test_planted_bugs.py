@@ -184,7 +184,7 @@ def the_delivery_limit_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- The queue ----------------------------------------------------------------------------------------------
 
 
-@planted("came back after|after it was gone|is there 2 times|its state says")
+@planted("came back after|after it was gone|is there 2 times|its state says|is still there")
 def settled_messages_are_not_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
     original = QueueLog.remove
 

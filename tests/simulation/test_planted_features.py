@@ -286,7 +286,7 @@ def it_is_released_in_one_commit_and_removed_in_the_next(monkeypatch: pytest.Mon
     monkeypatch.setattr(Broker, "__init__", begin_life)
 
 
-@planted("missing")
+@planted("missing|came after")
 def the_timer_of_what_waits_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Waiting, "next_ms", lambda self: None)
 

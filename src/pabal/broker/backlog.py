@@ -235,9 +235,13 @@ class Backlog:
         )
         if len(found) > self._disk_count:
             raise self._damaged(len(found))
+        size = 0
+        recovered = self._recovered_position
         for message in found:
-            self.content_bytes += len(message.content)
-            message.redelivered = message.attempts > 0 or message.position & SEQUENCE_MASK <= self._recovered_position
+            size += len(message.content)
+            if message.attempts > 0 or message.position & SEQUENCE_MASK <= recovered:
+                message.redelivered = True
+        self.content_bytes += size
         if found:
             self._seen_position = found[-1].position
         self._disk_count -= len(found)

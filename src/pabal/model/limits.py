@@ -157,3 +157,6 @@ PARTED_BYTES_MIN: Final = 65_536
 
 DROPS_PER_COMMIT_MAX: int = 2000
 """Messages of a purged or deleted queue that one commit removes from disk."""
+
+SETTLEMENTS_WAIT_MS: int = 5
+"""After a commit, settlements that nobody waits for may wait so long for more of them."""

@@ -281,7 +281,7 @@ class Server:
         return int((self._started_s + time.monotonic()) * 1000)
 
     def _set_timer(self) -> None:
-        at_ms = self._broker.next_tick_ms() or 0
+        at_ms = self.turn.next_tick_ms() or 0
         if at_ms == self._timer_ms:
             return
         if self._timer is not None:

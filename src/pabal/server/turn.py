@@ -1,7 +1,8 @@
 """The turn: decide on all that arrived, write deliveries, commit once for all of it, and only then confirm.
 
 While one commit is made durable on another thread, the next turns gather; they begin their commit when it is
-done. There is no timer and no batch size. Knows no sockets: a simulation drives it as the server does.
+done. There is no batch size, and no timer but one: settlements that nobody waits for may wait a few milliseconds.
+Knows no sockets: a simulation drives it as the server does.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Protocol
 
 from pabal.broker.broker import Broker, Waiter
 from pabal.model.errors import StoreError
+from pabal.model.limits import SETTLEMENTS_WAIT_MS
 from pabal.store.interface import Store
 
 
@@ -41,6 +43,9 @@ class Turn:
         self._waiters: dict[Waiter, int] = {}
         self.committing = False
         self.failed = False
+        self._begun_ms = 0
+        self.postponed_ms = 0
+        """What there is to commit waits until then for the end of another turn; 0: nothing waits."""
 
     def writes(self, writer: Writer) -> None:
         """This connection has output."""
@@ -54,9 +59,28 @@ class Turn:
             self._broker.dispatch()
             self.flush()
             if not self.committing:
-                self._commit()
+                if self._can_wait():
+                    self.postponed_ms = self._begun_ms + SETTLEMENTS_WAIT_MS
+                else:
+                    self._commit()
         except StoreError as error:
             self._fail(error)
+
+    def next_tick_ms(self) -> int | None:
+        """When the broker's next timer is due, or a turn must end for what was postponed; None: not before there is
+        something to do."""
+        at_ms = self._broker.next_tick_ms()
+        if not self.postponed_ms or (at_ms is not None and at_ms < self.postponed_ms):
+            return at_ms
+        return self.postponed_ms
+
+    def _can_wait(self) -> bool:
+        """Nobody waits for what there is to commit, which are settlements only, and the last commit was just now: one
+        later for more of them costs the disk and the processor less."""
+        broker = self._broker
+        if broker.waiters or self._store.journal.unsaved_bytes:
+            return False
+        return broker.now_ms - self._begun_ms < SETTLEMENTS_WAIT_MS
 
     def flush(self) -> None:
         while self._writers:
@@ -68,8 +92,10 @@ class Turn:
         """Begins a commit; when there is nothing to commit, those who wait need not."""
         while True:
             self._waiters, self._broker.waiters = self._broker.waiters, {}
+            self.postponed_ms = 0
             if self._store.begin():
                 self.committing = True
+                self._begun_ms = self._broker.now_ms
                 self._run_commit(self._store.finish, self._committed)
                 return
             if not self._waiters:

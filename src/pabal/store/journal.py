@@ -8,7 +8,7 @@ data file as one self-contained batch. A message that is settled before the next
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from pabal.model.definitions import Definition, definition_key, encode_definition
 from pabal.model.limits import PARTED_BYTES_MIN, SHARED_BYTES_MIN
@@ -265,9 +265,10 @@ class QueueLog:
         for message in messages:
             state = message.state
             if state >= LOGGED:
-                gone.append(message.position)
+                position: Any = message.position  # for both lists the same object
+                gone.append(position)
                 if state >= STORED:
-                    removed.append(message.position)
+                    removed.append(position)
                     if state == SHARED:
                         self._released.append(message.content_id)
                 else:
@@ -373,7 +374,11 @@ class QueueLog:
     def _write_removed(self, batch: Batch, prefix: bytes) -> None:
         """Consumers mostly settle what lies in a row."""
         removed = sorted(self._removed)
-        first = last = removed[0]
+        first, last = removed[0], removed[-1]
+        if first < last and last - first == len(removed) - 1:
+            batch.rows.append((self.queue_id, first, last))
+            return
+        last = first
         for position in [*removed[1:], -1]:
             if position == last + 1:
                 last = position

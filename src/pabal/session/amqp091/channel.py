@@ -117,7 +117,9 @@ class Channel:
             return tags
         if tag not in unsettled:
             raise ChannelFault(PRECONDITION_FAILED, f"unknown delivery tag {tag}")
-        tags = [t for t in range(self._first_unsettled, tag + 1) if t in unsettled]
+        tags = list(range(self._first_unsettled, tag + 1))
+        if len(unsettled) != self.last_delivery - self._first_unsettled + 1:  # else there is no gap
+            tags = [t for t in tags if t in unsettled]
         self._first_unsettled = tag + 1
         return tags
 
@@ -127,6 +129,7 @@ class Channel:
         consumer: Consumer | None = None
         batch: list[Message] = []
         unknown: int | None = None
+        tag: Any  # an int, and the object that is in the list
         for tag in tags:
             delivery = pop(tag, None)
             if delivery is None:

@@ -70,6 +70,7 @@ class ChannelConsumer(Consumer):
         self._envelope: Envelope | None = None  # of the last message
         self._before_tag = b""
         self._after_flag = b""
+        self._method_frame = Struct("")
 
     def room(self) -> int:
         channel = self.channel
@@ -92,18 +93,22 @@ class ChannelConsumer(Consumer):
         frame_bytes_max = channel.session.frame_bytes_max
         unsettled = None if self.auto_settle else channel.unsettled_deliveries
         start = self._content_start
-        pack = _TAG_AND_FLAG.pack
+        before, after, pack = self._before_tag, self._after_flag, self._method_frame.pack
+        envelope = self._envelope
         chunks: list[bytes] = []
         for message in messages:
             tag += 1
-            if message.envelope is not self._envelope:
-                self._encode_around(message.envelope)
+            if message.envelope is not envelope:
+                envelope = message.envelope
+                self._encode_around(envelope)
+                before, after, pack = self._before_tag, self._after_flag, self._method_frame.pack
             content = message.content
             if message.attempts and self.queue.arguments.counts_attempts:
                 content = with_delivery_count(content, message.attempts)
             if len(content) > frame_bytes_max or not content.startswith(start):
                 content = refit(content, channel.number, frame_bytes_max)
-            chunks += (self._before_tag, pack(tag, message.redelivered), self._after_flag, content)
+            chunks.append(pack(before, tag, message.redelivered, after))
+            chunks.append(content)
             if unsettled is not None:
                 message.delivery = tag
                 unsettled[tag] = message
@@ -125,6 +130,7 @@ class ChannelConsumer(Consumer):
         head = _HEAD.pack(FRAME_METHOD, self.channel.number, size, method.class_id, method.method_id)
         self._before_tag = head + tag
         self._after_flag = address + _FRAME_END
+        self._method_frame = Struct(f">{len(self._before_tag)}sQB{len(self._after_flag)}s")
         self._envelope = envelope
 
     def revoked(self, message: Message) -> None:
