@@ -16,9 +16,10 @@ from pabal.model.limits import (
     HANDSHAKE_SECONDS_MAX,
 )
 from pabal.model.message import Container
+from pabal.session.amqp091.authentication import Login
 from pabal.session.amqp091.channel import Channel
 from pabal.session.amqp091.faults import CHANNEL_CODES, CONNECTION_CODES, ChannelFault
-from pabal.session.amqp091.handshake import MECHANISMS, STATES, check_tune, read_credentials, server_properties
+from pabal.session.amqp091.handshake import STATES
 from pabal.session.amqp091.output import Output
 from pabal.session.amqp091.publishing import Target
 from pabal.session.amqp091.settings import SessionSettings
@@ -38,7 +39,6 @@ class Amqp091Session:
     """
 
     __slots__ = (
-        "_access",
         "_alarmed",
         "_begun_ms",
         "_channel_max",
@@ -46,16 +46,14 @@ class Amqp091Session:
         "_closing_channels",
         "_header",
         "_heartbeat_ms",
-        "_log",
-        "_loopback",
+        "_login",
         "_lost_track",
         "_received_ms",
         "_scanner",
-        "_wants_blocked",
-        "_wants_failure_close",
         "broker",
         "container",
         "frame_bytes_max",
+        "log",
         "output",
         "refusal",
         "settings",
@@ -63,6 +61,7 @@ class Amqp091Session:
         "targets",
         "user",
         "vhost",
+        "wants_blocked",
         "wants_cancel_notify",
     )
 
@@ -82,15 +81,15 @@ class Amqp091Session:
         self.user = ""
         self.state = "header"
         self.frame_bytes_max = settings.frame_bytes_max
+        self.wants_blocked = False
         self.wants_cancel_notify = False
         self.refusal = ""
         self.targets: dict[bytes, Target] = {}
         """What basic.publish frames say, of all channels: see publishing."""
-        self._access = access
+        self._login = Login(self, access, loopback)
         self._alarmed = False  # it published during an alarm, and is not read until that is over
         self.settings = settings
-        self._log = log
-        self._loopback = loopback
+        self.log = log
         self._header = b""
         self._channels: dict[int, Channel] = {}
         self._closing_channels: dict[int, None] = {}  # an empty set takes three times as much
@@ -98,8 +97,6 @@ class Amqp091Session:
         self._heartbeat_ms = 0
         self._begun_ms = broker.now_ms
         self._received_ms = broker.now_ms
-        self._wants_blocked = False
-        self._wants_failure_close = False
         self._lost_track = False  # where frames begin is not known any more: only the end of the stream counts
         self._scanner = Scanner(
             self,
@@ -147,14 +144,14 @@ class Amqp091Session:
         self._scanner.hold_publishes(bool(alarms))
         if self._alarmed and not alarms:
             self._alarmed = False
-            if self._wants_blocked:
+            if self.wants_blocked:
                 self.output.write(m.encode_method(0, m.CONNECTION_UNBLOCKED))
             self._go_on()
 
     def on_publish_held(self) -> None:
         """See wire.frames.Receiver."""
         self._alarmed = True
-        if self._wants_blocked:
+        if self.wants_blocked:
             reason = "low on " + " & ".join(self.broker.alarms)
             self.output.write(m.encode_method(0, m.CONNECTION_BLOCKED, reason))
 
@@ -177,12 +174,12 @@ class Amqp091Session:
             if len(self._header) < 8:
                 return
             data, self._header = self._header[8:], b""
-            self._start()
+            self._login.start()
         self._scan(data)
 
     def _refuse_protocol(self) -> None:
         """§4.2.2: answer with the header of the protocol that is spoken here, and close."""
-        self._log("refused: the first bytes are not AMQP 0-9-1")
+        self.log("refused: the first bytes are not AMQP 0-9-1")
         self.output.write(m.PROTOCOL_HEADER)
         self.state = "closed"
 
@@ -190,7 +187,7 @@ class Amqp091Session:
         while self.state != "closed":
             if self._lost_track:
                 if data.endswith(_CLOSE_OK_FRAME):
-                    self._end()
+                    self.end()
                 return
             try:
                 self._scanner.receive(data)
@@ -273,94 +270,29 @@ class Amqp091Session:
 
     # --- The connection's own methods -----------------------------------------------------------------------
 
-    def _start(self) -> None:
-        self.state = "start"
-        self.output.write(
-            m.encode_method(
-                0, m.CONNECTION_START, 0, 9, server_properties(self.settings), " ".join(MECHANISMS), "en_US"
-            )
-        )
-
     def _on_connection_method(self, method: m.Method, arguments: tuple[Any, ...]) -> None:
         if method.key not in STATES[self.state]:
             state = "running" if self.state == "open" else self.state
             raise WireError(codes.CHANNEL_ERROR, f"unexpected method in connection state {state}")
         if method is m.CONNECTION_START_OK:
-            self._authenticate(*arguments)
+            self._login.start_ok(*arguments)
         elif method is m.CONNECTION_TUNE_OK:
-            self._tune(*arguments)
+            self._login.tune_ok(*arguments)
         elif method is m.CONNECTION_OPEN:
-            self._open(*arguments)
+            self._login.open(*arguments)
         elif method is m.CONNECTION_UPDATE_SECRET:
-            self.output.write(m.encode_method(0, m.CONNECTION_UPDATE_SECRET_OK))
+            self._login.update_secret(*arguments)
         elif method is m.CONNECTION_CLOSE:
             self.output.write(m.encode_method(0, m.CONNECTION_CLOSE_OK))
-            self._end()
+            self.end()
         else:  # close-ok
-            self._end()
+            self.end()
 
-    def _authenticate(self, properties: dict[str, Any], mechanism: str, response: bytes, locale: str) -> None:
-        capabilities = properties.get("capabilities")
-        if isinstance(capabilities, dict):
-            self.wants_cancel_notify = capabilities.get("consumer_cancel_notify") is True
-            self._wants_blocked = capabilities.get("connection.blocked") is True
-            self._wants_failure_close = capabilities.get("authentication_failure_close") is True
-        if mechanism not in MECHANISMS:
-            self._log(f"refused: unknown authentication mechanism {mechanism[:100]!r}")
-            self._end()
-            return
-        name, password = read_credentials(mechanism, response)
-        user = self._access.authenticate(name, password, self._loopback)
-        if user is None:
-            self._log(f"refused: wrong user name or password, or not allowed from there: user {name!r}")
-            if self._wants_failure_close:
-                self._close_with(
-                    WireError(
-                        codes.ACCESS_REFUSED,
-                        f"Login was refused using authentication mechanism {mechanism}. "
-                        f"For details see the broker logfile.",
-                    )
-                )
-            else:
-                self._end()
-            return
-        self.user = name
-        self.state = "tune"
-        settings = self.settings
-        self.output.write(
-            m.encode_method(
-                0,
-                m.CONNECTION_TUNE,
-                settings.channel_max,
-                settings.frame_bytes_max,
-                settings.heartbeat_seconds,
-            )
-        )
-
-    def _tune(self, channel_max: int, frame_bytes_max: int, heartbeat_seconds: int) -> None:
-        check_tune(self.settings, channel_max, frame_bytes_max)
+    def tune(self, channel_max: int, frame_bytes_max: int, heartbeat_seconds: int) -> None:
+        """What was agreed on."""
         self._channel_max = channel_max
         self.frame_bytes_max = self._scanner.frame_bytes_max = frame_bytes_max
         self._heartbeat_ms = heartbeat_seconds * 1000
-        self.state = "opening"
-
-    def _open(self, name: str) -> None:
-        vhost = self.broker.vhosts.get(name)
-        if self.refusal:
-            raise WireError(codes.NOT_ALLOWED, self.refusal)
-        if vhost is None:
-            raise WireError(codes.NOT_ALLOWED, f"vhost {name} not found")
-        if not self._access.may_open(self.user, name):
-            raise WireError(codes.NOT_ALLOWED, f"access to vhost '{name}' refused for user '{self.user}'")
-        try:
-            vhost.connect(self, self.user)
-        except errors.NotAllowed as error:
-            raise WireError(codes.NOT_ALLOWED, str(error)) from None
-        self.vhost = vhost
-        self.state = "open"
-        self.output.write(m.encode_method(0, m.CONNECTION_OPEN_OK))
-        self.heed_alarms()
-        self._log(f"opened vhost '{name}' as user '{self.user}'")
 
     # --- Channels -------------------------------------------------------------------------------------------
 
@@ -413,7 +345,7 @@ class Amqp091Session:
         if not code:
             raise WireError(CONNECTION_CODES[type(error)], str(error), method.class_id, method.method_id)
         text = reply_text(code, str(error))
-        self._log(f"channel {channel.number} closed: {text}")
+        self.log(f"channel {channel.number} closed: {text}")
         self._channels.pop(channel.number, None)
         self._closing_channels[channel.number] = None
         channel.close()
@@ -424,11 +356,11 @@ class Amqp091Session:
     def _fail(self, error: WireError) -> None:
         """Closes the connection with the error's code, unless that is under way."""
         if self.state not in ("closing", "closed"):
-            self._close_with(error)
+            self.close_with(error)
 
-    def _close_with(self, error: WireError) -> None:
+    def close_with(self, error: WireError) -> None:
         text = reply_text(error.code, error.text)
-        self._log(f"closed: {text}")
+        self.log(f"closed: {text}")
         self._release()
         self.state = "closing"
         self._begun_ms = self.broker.now_ms
@@ -441,21 +373,21 @@ class Amqp091Session:
     def shut_down(self, reason: str) -> None:
         """The broker stops: closes the connection as the specification says (§1.4.2.9)."""
         if self.state == "open":
-            self._close_with(WireError(codes.CONNECTION_FORCED, reason))
+            self.close_with(WireError(codes.CONNECTION_FORCED, reason))
         elif self.state not in ("closing", "closed"):
-            self._end()
+            self.end()
 
     def fail_internally(self) -> None:
         """An error of ours: this connection ends, the others do not notice."""
         if self.state != "closed":
-            self._close_with(WireError(codes.INTERNAL_ERROR, "see the broker's log"))
-            self._end()
+            self.close_with(WireError(codes.INTERNAL_ERROR, "see the broker's log"))
+            self.end()
 
     def connection_lost(self) -> None:
         """The socket is closed, by whom it may be."""
-        self._end()
+        self.end()
 
-    def _end(self) -> None:
+    def end(self) -> None:
         self.state = "closed"
         self.output.forget_held()
         self._scanner.paused = True
@@ -481,17 +413,17 @@ class Amqp091Session:
         late_ms = now_ms - self._begun_ms
         if self.state == "closing":
             if late_ms > CLOSE_SECONDS_MAX * 1000:
-                self._end()
+                self.end()
         elif self.state != "open":
             if self.state != "closed" and late_ms > HANDSHAKE_SECONDS_MAX * 1000:
-                self._log(f"closed: handshake not finished within {HANDSHAKE_SECONDS_MAX} s")
-                self._end()
+                self.log(f"closed: handshake not finished within {HANDSHAKE_SECONDS_MAX} s")
+                self.end()
         elif self._heartbeat_ms:
             if self._alarmed or self.output.awaits_commit:
                 self.excuse_silence()
             if now_ms - self._received_ms > 2 * self._heartbeat_ms:
-                self._log(f"closed: no heartbeat within {2 * self._heartbeat_ms // 1000} s")
-                self._end()
+                self.log(f"closed: no heartbeat within {2 * self._heartbeat_ms // 1000} s")
+                self.end()
             elif now_ms - self.output.sent_ms >= self._heartbeat_ms // 2:
                 self.output.write(m.HEARTBEAT_FRAME)
 
