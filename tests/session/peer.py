@@ -35,7 +35,7 @@ class World:
         self.now_ms = START_MS
         self.broker = Broker(MemoryStore({CONTAINER.code: CONTAINER}), START_MS, lambda: "token")
         self.broker.add_vhost("/")
-        self.broker.put_user(UserDefinition("guest", hash_password("guest", b"salt", 16), ["*"]))
+        self.broker.accounts.put_user(UserDefinition("guest", hash_password("guest", b"salt", 16), ["*"]))
         self.access = Access(self.broker, b"key")
         self.commits: list[tuple[Finish, Done]] = []
         self.turn = Turn(self.broker, self.broker.store, self._run_commit, self._fatal)

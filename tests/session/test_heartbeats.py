@@ -177,7 +177,7 @@ def user_id(peer: Peer, name: str) -> list[str]:
 
 def test_user_id_must_be_the_users_own(world: World) -> None:
     """The name of the log-in, by whichever mechanism; it is checked for every message, cached or not."""
-    world.broker.put_user(UserDefinition("bob", hash_password("bob", b"salt", 16), ["*"]))
+    world.broker.accounts.put_user(UserDefinition("bob", hash_password("bob", b"salt", 16), ["*"]))
     peer = Peer(world).open()
     peer.send(1, Queue.Declare(queue="q"))
     peer.received()

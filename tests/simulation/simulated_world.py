@@ -77,7 +77,7 @@ class World:
         self.broker = Broker(self.store, self.now_ms, self._next_token)
         self.broker.counts_releases = self._counts_releases
         self.broker.add_vhost("/")
-        self.broker.put_user(GUEST)
+        self.broker.accounts.put_user(GUEST)
         self.access = Access(self.broker, b"key")
         self.turn = Turn(self.broker, self.store, self._run_commit, self._fatal)
 

@@ -23,7 +23,7 @@ class Access:
 
     def authenticate(self, name: str, password: str, loopback: bool) -> UserDefinition | None:
         """The user, or None. `loopback`: the peer is on this machine."""
-        user = self._broker.users.get(name)
+        user = self._broker.accounts.users.get(name)
         if user is None or (user.loopback_only and not loopback):
             return None
         digest = hashlib.blake2b(password.encode("utf-8", "surrogateescape"), key=self._key).digest()
@@ -38,5 +38,4 @@ class Access:
         return user
 
     def may_open(self, name: str, vhost: str) -> bool:
-        user = self._broker.users.get(name)
-        return user is not None and ("*" in user.vhosts or vhost in user.vhosts)
+        return (name, vhost) in self._broker.accounts.permissions

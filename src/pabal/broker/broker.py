@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from heapq import heappop, heappush
 from typing import Any, Protocol
 
+from pabal.broker.accounts import Accounts
 from pabal.broker.dead_letters import DeadLetters
 from pabal.broker.exchange_types import EXCHANGE_TYPES
 from pabal.broker.policies import apply_policies
@@ -18,9 +19,12 @@ from pabal.model.definitions import (
     BindingDefinition,
     Definition,
     ExchangeDefinition,
+    PermissionDefinition,
     PolicyDefinition,
     QueueDefinition,
+    TopicPermissionDefinition,
     UserDefinition,
+    UserLimitsDefinition,
     VhostDefinition,
     VhostLimitsDefinition,
 )
@@ -47,7 +51,7 @@ class Broker:
         self.store = store
         self.now_ms = now_ms
         self.vhosts: dict[str, Vhost] = {}
-        self.users: dict[str, UserDefinition] = {}
+        self.accounts = Accounts(self)
         self.scheduled: list[Queue] = []
         self.waiters: dict[Waiter, int] = {}
         self.random_token = random_token
@@ -175,12 +179,6 @@ class Broker:
         else:
             self.store.journal.define(limits)
 
-    def put_user(self, user: UserDefinition) -> None:
-        """Adds the user or changes it."""
-        if self.users.get(user.name) != user:
-            self.users[user.name] = user
-            self.store.journal.define(user)
-
     def next_queue_id(self) -> int:
         queue_id = self._next_queue_id
         self._next_queue_id += 1
@@ -212,6 +210,9 @@ class Broker:
         kinds: tuple[type[Definition], ...] = (
             VhostDefinition,
             UserDefinition,
+            PermissionDefinition,
+            TopicPermissionDefinition,
+            UserLimitsDefinition,
             VhostLimitsDefinition,
             PolicyDefinition,
             ExchangeDefinition,
@@ -227,12 +228,15 @@ class Broker:
                         raise StoreError(f"{definition} refers to {error}, which is not there") from None
                     except InvalidParameter as error:
                         raise StoreError(f"{definition}: {error}") from None
+        self.accounts.convert()
 
     def _restore_one(self, definition: Definition, loaded: Loaded) -> None:
         if isinstance(definition, VhostDefinition):
             self.vhosts[definition.name] = Vhost(self, definition.name)
-        elif isinstance(definition, UserDefinition):
-            self.users[definition.name] = definition
+        elif isinstance(
+            definition, UserDefinition | PermissionDefinition | TopicPermissionDefinition | UserLimitsDefinition
+        ):
+            self.accounts.restore(definition)
         elif isinstance(definition, VhostLimitsDefinition):
             self.vhosts[definition.vhost].limits = definition
         elif isinstance(definition, PolicyDefinition):

@@ -1,5 +1,5 @@
-"""What outlives the process besides messages: vhosts, users, policies, exchanges, queues, bindings;
-and how it is encoded.
+"""What outlives the process besides messages: vhosts, users and what they may, policies, exchanges, queues,
+bindings; and how it is encoded.
 
 Encoded as JSON, one object a definition, with the fields of the class and "kind". Values that JSON lacks are
 objects with one key: {"$bytes": base64}, {"$time": seconds}, {"$decimal": text}; a key of the peer's own that
@@ -25,12 +25,48 @@ class VhostDefinition:
 
 @dataclass(frozen=True, slots=True)
 class UserDefinition:
-    """`password_hash` as model.passwords writes it. `vhosts`: those the user may open, "*" for all."""
+    """`password_hash` as model.passwords writes it, "" for one who cannot log in by a password. `tags`: what the user
+    may do besides messaging ("administrator", "management" …). `vhosts`: only in files from before there were
+    permissions, and for short: those where the user is to have all of them, "*" for all vhosts there are."""
 
     name: str
     password_hash: str
     vhosts: list[str] = field(default_factory=list)
     loopback_only: bool = False
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class PermissionDefinition:
+    """What a user may do in a vhost: regular expressions, to be found anywhere in the names of the queues and
+    exchanges that may be configured, written to and read from. An empty one is found in no name."""
+
+    user: str
+    vhost: str
+    configure: str
+    write: str
+    read: str
+
+
+@dataclass(frozen=True, slots=True)
+class TopicPermissionDefinition:
+    """The same for the routing keys that a user may publish with to a topic exchange, and bind to it with;
+    "{username}" and "{vhost}" stand for those. Without one for an exchange any key will do."""
+
+    user: str
+    vhost: str
+    exchange: str
+    write: str
+    read: str
+
+
+@dataclass(frozen=True, slots=True)
+class UserLimitsDefinition:
+    """How many connections and channels a user may have at once; None for any number."""
+
+    user: str
+    max_connections: int | None = None
+    max_channels: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +137,9 @@ class VhostLimitsDefinition:
 Definition = (
     VhostDefinition
     | UserDefinition
+    | PermissionDefinition
+    | TopicPermissionDefinition
+    | UserLimitsDefinition
     | PolicyDefinition
     | VhostLimitsDefinition
     | ExchangeDefinition
@@ -111,6 +150,9 @@ Definition = (
 KINDS: dict[str, type[Any]] = {
     "vhost": VhostDefinition,
     "user": UserDefinition,
+    "permission": PermissionDefinition,
+    "topic-permission": TopicPermissionDefinition,
+    "user-limits": UserLimitsDefinition,
     "policy": PolicyDefinition,
     "vhost-limits": VhostLimitsDefinition,
     "exchange": ExchangeDefinition,
@@ -122,6 +164,9 @@ _FIELDS = {cls: [f.name for f in fields(cls)] for cls in KINDS.values()}
 _IDENTITY = {
     VhostDefinition: ("name",),
     UserDefinition: ("name",),
+    PermissionDefinition: ("user", "vhost"),
+    TopicPermissionDefinition: ("user", "vhost", "exchange"),
+    UserLimitsDefinition: ("user",),
     PolicyDefinition: ("vhost", "operator", "name"),
     VhostLimitsDefinition: ("vhost",),
     ExchangeDefinition: ("vhost", "name"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -260,12 +260,17 @@ def compile_pattern(pattern: Any) -> re.Pattern[str]:
 
 def check_vhost_limits(limits: Mapping[str, Any]) -> dict[str, int]:
     """Those that limit something: a number below zero means no limit. InvalidParameter when one cannot be."""
+    return check_limits(limits, VHOST_LIMITS)
+
+
+def check_limits(limits: Mapping[str, Any], known: Sequence[str]) -> dict[str, int]:
+    """The same of limits with other names."""
     errors = [
         f"{name} should be a number, actually was {term(limits[name])}"
-        for name in VHOST_LIMITS
+        for name in known
         if name in limits and not _whole(limits[name], None)
     ]
-    unknown = [f"{{{term(name)},{term(limits[name])}}}" for name in sorted(limits) if name not in VHOST_LIMITS]
+    unknown = [f"{{{term(name)},{term(limits[name])}}}" for name in sorted(limits) if name not in known]
     if unknown:
         errors.append(f"Unrecognised terms [{','.join(unknown)}] in limits")
     if errors:

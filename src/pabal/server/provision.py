@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields
+from typing import Final
 
+from pabal.broker.accounts import ADMINISTRATOR
 from pabal.broker.broker import Broker
 from pabal.model.definitions import UserDefinition, VhostLimitsDefinition
 from pabal.server.settings import FILE_ONLY, Settings, SettingsError
 
+GUEST: Final = "guest"
 PROVISIONED = ("vhosts", *FILE_ONLY)
 """Settings that take effect when the file is re-read. The others take a restart."""
 
@@ -48,17 +51,25 @@ def _add_vhosts(broker: Broker, settings: Settings) -> Iterator[str]:
     for name in settings.vhosts:
         if name not in broker.vhosts:
             broker.add_vhost(name)
+            for user in (*settings.users, *([GUEST] if GUEST in broker.accounts.users else [])):
+                if user in broker.accounts.users:
+                    broker.accounts.grant_all(user, name)
             if not first:
                 yield f"vhost '{name}' added"
 
 
 def _put_users(broker: Broker, settings: Settings) -> Iterator[str]:
     for name, password_hash in settings.users.items():
-        user = UserDefinition(name, password_hash, ["*"])
-        before = broker.users.get(name)
-        if before != user:
-            broker.put_user(user)
+        before = broker.accounts.users.get(name)
+        vhosts = [] if before else ["*"]
+        if broker.accounts.put_user(UserDefinition(name, password_hash, vhosts, tags=[ADMINISTRATOR])):
             yield f"user '{name}' {'changed' if before else 'added'}"
+
+
+def add_guest(broker: Broker, password_hash: str) -> None:
+    """The user that there is when there would be none, for peers on this machine."""
+    guest = UserDefinition(GUEST, password_hash, ["*"], loopback_only=True, tags=[ADMINISTRATOR])
+    broker.accounts.put_user(guest)
 
 
 def _change_limits(broker: Broker, settings: Settings) -> Iterator[str]:

@@ -18,7 +18,6 @@ from pabal import __version__, compiled
 from pabal.broker.access import Access
 from pabal.broker.broker import Broker
 from pabal.model.compatibility import COMPATIBILITIES
-from pabal.model.definitions import UserDefinition
 from pabal.model.errors import StoreError
 from pabal.model.limits import (
     REFUSED_CONNECTIONS_MAX,
@@ -31,7 +30,7 @@ from pabal.model.limits import (
 from pabal.model.passwords import hash_password
 from pabal.server.commit_thread import CommitThread
 from pabal.server.connection import Connection, printable
-from pabal.server.provision import check_vhosts, provision, restart_needed
+from pabal.server.provision import GUEST, add_guest, check_vhosts, provision, restart_needed
 from pabal.server.resources import keep_freed_memory, shortages
 from pabal.server.settings import Settings, SettingsError
 from pabal.server.turn import Turn
@@ -116,9 +115,8 @@ class Server:
         """Makes what the settings name, and `guest` when there would be no user."""
         check_vhosts(self._broker, settings)
         self._log_changes(provision(self._broker, settings))
-        if not self._broker.users:
-            kept = hash_password("guest", secrets.token_bytes(16), _GUEST_COST)
-            self._broker.put_user(UserDefinition("guest", kept, ["*"], loopback_only=True))
+        if not self._broker.accounts.users:
+            add_guest(self._broker, hash_password(GUEST, secrets.token_bytes(16), _GUEST_COST))
 
     # --- Start and stop -------------------------------------------------------------------------------------
 
