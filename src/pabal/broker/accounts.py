@@ -27,10 +27,13 @@ AccountDefinition = UserDefinition | PermissionDefinition | TopicPermissionDefin
 
 
 class Holder(Protocol):
-    """Somebody who is here as a user: a connection. `name`: the user's."""
+    """Somebody who is here as a user: a connection. `name`: the user's. `by_token`: what it may do is in a token."""
 
     name: str
     channels: int
+
+    @property
+    def by_token(self) -> bool: ...
 
     def changed(self) -> None:
         """What this user may do has changed."""
@@ -177,10 +180,11 @@ class Accounts:
             if not holders:
                 del self.holders[holder.name]
 
-    def tell_all(self) -> None:
-        """What topic permissions are about has changed: a topic exchange was made."""
-        for name in list(self.holders):
-            self._tell(name)
+    def topic_exchange_made(self) -> None:
+        """Whose rights depend on routing keys must look again."""
+        for name, holders in list(self.holders.items()):
+            if self.topic_permissions or any(holder.by_token for holder in holders):
+                self._tell(name)
 
     def _tell(self, user: str) -> None:
         for holder in list(self.holders.get(user, ())):

@@ -8,6 +8,7 @@ from pabal.broker.delayed import DelayedExchange
 from pabal.broker.exchange import DirectExchange, Exchange, FanoutExchange, HeadersExchange, TopicExchange
 from pabal.broker.hash_exchanges import ConsistentHashExchange, ModulusHashExchange, RandomExchange
 from pabal.model.definitions import ExchangeDefinition
+from pabal.model.errors import InvalidCommand
 
 EXCHANGE_TYPES: dict[str, type[Exchange]] = {
     cls.type: cls
@@ -22,6 +23,12 @@ EXCHANGE_TYPES: dict[str, type[Exchange]] = {
         DelayedExchange,
     )
 }
+
+
+def check_type(kind: str) -> None:
+    """InvalidCommand: no exchange can be of this type."""
+    if kind not in EXCHANGE_TYPES:
+        raise InvalidCommand(f"unknown exchange type '{kind}'")
 
 
 def make_exchange(definition: ExchangeDefinition, random_token: Callable[[], str]) -> Exchange:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pabal.broker.delayed import Delay, DelayedExchange
 from pabal.broker.exchange import Binding, BindingKey, Exchange, binding_key
-from pabal.broker.exchange_types import EXCHANGE_TYPES, PREDECLARED, make_exchange
+from pabal.broker.exchange_types import PREDECLARED, check_type, make_exchange
 from pabal.broker.inbox import Inbox
 from pabal.broker.policies import Policies
 from pabal.broker.queue import Queue
@@ -22,7 +22,6 @@ from pabal.model.definitions import (
 from pabal.model.errors import (
     AccessRefused,
     Deprecated,
-    InvalidCommand,
     Locked,
     NotAllowed,
     NotFound,
@@ -208,8 +207,7 @@ class Vhost:
     def declare_exchange(self, definition: ExchangeDefinition) -> bool:
         """True when it was made, False when the same one was there already."""
         name = definition.name
-        if definition.type not in EXCHANGE_TYPES:
-            raise InvalidCommand(f"unknown exchange type '{definition.type}'")
+        check_type(definition.type)
         existing = self.exchanges.get(name)
         if existing is not None:
             current = existing.definition
@@ -240,6 +238,8 @@ class Vhost:
             exchange.delay.schedule()
         exchange.policy_alternate = self.policies.alternate(definition.name)
         self.exchanges[definition.name] = exchange
+        if check and definition.type == "topic":
+            self.broker.accounts.topic_exchange_made()
         self._routes.clear()
 
     def delete_exchange(self, name: str, if_unused: bool = False) -> bool:
@@ -303,14 +303,15 @@ class Vhost:
         auto_delete: bool,
         arguments: dict[str, Any],
         owner: object,
+        server_name: str = "",
     ) -> tuple[Queue, bool]:
-        """The queue, and whether it was made. An empty name asks for one of the broker's making."""
+        """The queue, and whether it was made. An empty name asks for one of the broker's making, `server_name`."""
         durable = durable and not exclusive  # as in RabbitMQ: it could not outlive its connection anyway
         quorum = arguments.get("x-queue-type") == "quorum"
         if not name:
             if quorum:
                 raise PreconditionFailed("Cannot declare a server-named queue for type rabbit_quorum_queue")
-            name = self.broker.name_queue()
+            name = server_name or self.broker.name_queue()
         elif name in self.queues:
             queue = self.queue(name, owner)
             if exclusive != (queue.owner is not None):

@@ -44,6 +44,12 @@ HEARTBEAT_SECONDS: Final = 60
 HANDSHAKE_SECONDS_MAX: Final = 10
 """A peer that has not opened its connection by then is dropped."""
 
+LOGINS_WAITING_MAX: Final = 4096
+"""Log-ins whose password or token is still to be checked; further ones are refused."""
+
+LOGINS_OF_ONE_WAITING_MAX: Final = 64
+"""... and those of one user from one address: what is checked within a few seconds."""
+
 REFUSED_CONNECTIONS_MAX: Final = 100
 """How many above the setting `connections_max` may get as far as to be told that they are too many."""
 

@@ -34,6 +34,7 @@ from pabal.server.provision import GUEST, add_guest, check_vhosts, provision, re
 from pabal.server.resources import keep_freed_memory, shortages
 from pabal.server.settings import Settings, SettingsError
 from pabal.server.turn import Turn
+from pabal.server.verifier import VerifierThread
 from pabal.session.amqp091.connection import Amqp091Session
 from pabal.session.amqp091.container import Amqp091Container
 from pabal.session.amqp091.settings import SessionSettings
@@ -78,7 +79,9 @@ class Server:
         self._broker.counts_releases = compatibility.counts_releases
         self._broker.transient_queues = compatibility.transient_queues
         self._prepare(settings)
-        self._access = Access(self._broker, secrets.token_bytes(32))
+        self._loop = asyncio.get_running_loop()
+        self._verifier = VerifierThread("passwords", self._call_in_turn)
+        self._access = Access(self._broker, secrets.token_bytes(32), self._verifier)
         self._container = Amqp091Container()
         self._session_settings = SessionSettings(
             settings.frame_bytes_max,
@@ -109,7 +112,6 @@ class Server:
         self._ticked_ms = self.now_ms
         self._shortages: dict[str, str] = {}
         self._stopped = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
 
     def _prepare(self, settings: Settings) -> None:
         """Makes what the settings name, and `guest` when there would be no user."""
@@ -202,6 +204,7 @@ class Server:
         self.turn.failed = True  # a turn that is still to end comes too late
         if self.failure is None and self._store.begin():
             self._store.finish()
+        self._verifier.stop()
         self._commit_thread.stop()
         if self.failure is None:
             self._store.close()
@@ -249,6 +252,16 @@ class Server:
         except Exception as error:
             self.log.exception("internal error")
             self.fatal(StoreError(f"stopped after an internal error: {error!r}"))
+
+    def _call_in_turn(self, action: Callable[[], None]) -> None:
+        """From another thread."""
+
+        def call() -> None:
+            self.begin_turn()
+            with self._fatal_errors():
+                action()
+
+        self._loop.call_soon_threadsafe(call)
 
     def _run_commit(self, finish: Callable[[], None], done: Callable[[StoreError | None], None]) -> None:
         def finished(error: BaseException | None) -> None:
@@ -331,6 +344,7 @@ class Server:
             partial(self.turn.writes, connection),
             connection.log,
             loopback,
+            connection.peer.rpartition(":")[0],
         )
 
     def add(self, connection: Connection) -> None:

@@ -32,11 +32,12 @@ class Channel:
     any number. `inbox`: where answers to its requests go, if it consumes them, or did."""
 
     def __init__(self, session: Amqp091Session, number: int) -> None:
-        assert session.vhost is not None
+        assert session.vhost is not None and session.rights is not None
         self.session = session
         self.output = session.output
         self.broker = session.broker
         self.vhost = session.vhost
+        self.rights = session.rights
         self.number = number
         self.closed = False
         self.prefetch = 0
@@ -227,7 +228,9 @@ class Channel:
         if queue_name == replies.PSEUDO_QUEUE:
             queue: Queue = replies.open_inbox(self, no_ack)
         else:
-            queue = entities.find_queue(self, queue_name)
+            queue_name = entities.queue_name(self, queue_name)
+            self.rights.consume(queue_name)
+            queue = self.vhost.queue(queue_name, self.session)
         queue.check_exclusive(exclusive)
         priority, lease_ms = parse_consumer_arguments(arguments, queue.name, queue.vhost.name)
         consumer = ChannelConsumer(self, queue, tag, no_ack, exclusive, self._consumer_prefetch, priority)
@@ -247,7 +250,9 @@ class Channel:
             self.reply(m.BASIC_CANCEL_OK, tag)
 
     def basic_get(self, queue_name: str, no_ack: bool) -> None:
-        queue = entities.find_queue(self, queue_name)
+        queue_name = entities.queue_name(self, queue_name)
+        self.rights.get(queue_name)
+        queue = self.vhost.queue(queue_name, self.session)
         getter = self._getter
         if getter is None or getter.queue is not queue or getter.auto_settle is not no_ack:
             getter = self._getter = GetConsumer(self, queue, no_ack)

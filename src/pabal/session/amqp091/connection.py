@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, Final
 
-from pabal.broker.access import Access
+from pabal.broker.access import Access, Rights
 from pabal.broker.broker import Broker
 from pabal.broker.vhost import Vhost
 from pabal.model import errors
@@ -35,7 +35,9 @@ class Amqp091Session:
     """One connection. The server gives it `receive_data`, and takes its `output` whenever `on_output` was called.
 
     `closed`: nothing more is to be read; once the output is written, the socket is to be closed.
-    `log`: called with one line an event, never a secret. `refusal`: why this connection must not be opened.
+    `log`: called with one line an event, never a secret. `refusal`: why this connection must not be opened. `peer`:
+    its address, `loopback` whether that is on this machine. `certificate_name`: the name in the certificate that it
+    has shown and that was verified, in which it may log in (EXTERNAL); "" for none. `rights`: once the vhost is open.
     """
 
     __slots__ = (
@@ -46,6 +48,7 @@ class Amqp091Session:
         "_closing_channels",
         "_header",
         "_heartbeat_ms",
+        "_held",
         "_login",
         "_lost_track",
         "_received_ms",
@@ -56,6 +59,7 @@ class Amqp091Session:
         "log",
         "output",
         "refusal",
+        "rights",
         "settings",
         "state",
         "targets",
@@ -74,10 +78,13 @@ class Amqp091Session:
         on_output: Callable[[], None],
         log: Callable[[str], None],
         loopback: bool,
+        peer: str = "",
+        certificate_name: str = "",
     ) -> None:
         self.broker = broker
         self.container = container
         self.vhost: Vhost | None = None
+        self.rights: Rights | None = None
         self.user = ""
         self.state = "header"
         self.frame_bytes_max = settings.frame_bytes_max
@@ -86,7 +93,8 @@ class Amqp091Session:
         self.refusal = ""
         self.targets: dict[bytes, Target] = {}
         """What basic.publish frames say, of all channels: see publishing."""
-        self._login = Login(self, access, loopback)
+        self._held = False  # until it is known who the peer is
+        self._login = Login(self, access, loopback, peer, certificate_name)
         self._alarmed = False  # it published during an alarm, and is not read until that is over
         self.settings = settings
         self.log = log
@@ -130,10 +138,22 @@ class Amqp091Session:
 
     def _go_on(self) -> None:
         output = self.output
-        held = output.awaits_commit or output.stalled or self._alarmed
+        held = output.awaits_commit or output.stalled or self._alarmed or self._held
         if self._scanner.paused and not held and self.state != "closed":
             self._scanner.paused = False
             self._scan(b"")
+
+    def hold(self) -> None:
+        """Nothing more is taken from the peer until `resume`."""
+        self._held = True
+        self._scanner.paused = True
+
+    def resume(self) -> None:
+        """What was waited for is there, and acted on."""
+        if self._held:
+            self._held = False
+            self._go_on()
+            self.output.wake()
 
     def heed_alarms(self) -> None:
         """The broker's alarms have changed. Like RabbitMQ it blocks only who publishes meanwhile, and does not take
@@ -315,12 +335,17 @@ class Amqp091Session:
                 )
                 self._fail(WireError(codes.NOT_ALLOWED, text))
                 return
+            assert self.rights is not None
+            try:
+                self.rights.open_channel()
+            except errors.NotAllowed as error:
+                raise WireError(codes.NOT_ALLOWED, str(error)) from None
             self._channels[number] = Channel(self, number)
             self.output.write(m.encode_method(number, m.CHANNEL_OPEN_OK))
         elif method is m.CHANNEL_CLOSE:
             channel = self._channel(number, method)
             if channel is not None:
-                del self._channels[number]
+                self._forget(number)
                 channel.close()
                 self.output.write(m.encode_method(number, m.CHANNEL_CLOSE_OK))
         elif method is m.CHANNEL_CLOSE_OK:
@@ -337,6 +362,11 @@ class Amqp091Session:
             raise WireError(codes.COMMAND_INVALID, f"{method.name} before the connection is open")
         raise WireError(codes.CHANNEL_ERROR, "expected 'channel.open'", method.class_id, method.method_id)
 
+    def _forget(self, number: int) -> None:
+        """The channel is open no more."""
+        if self._channels.pop(number, None) is not None and self.rights is not None:
+            self.rights.channels -= 1
+
     # --- Errors and the end ---------------------------------------------------------------------------------
 
     def _fail_channel(self, channel: Channel, method: m.Method, error: errors.BrokerError | ChannelFault) -> None:
@@ -346,7 +376,7 @@ class Amqp091Session:
             raise WireError(CONNECTION_CODES[type(error)], str(error), method.class_id, method.method_id)
         text = reply_text(code, str(error))
         self.log(f"channel {channel.number} closed: {text}")
-        self._channels.pop(channel.number, None)
+        self._forget(channel.number)
         self._closing_channels[channel.number] = None
         channel.close()
         self.output.write(
@@ -377,6 +407,12 @@ class Amqp091Session:
         elif self.state not in ("closing", "closed"):
             self.end()
 
+    def revoke(self, reason: str) -> None:
+        """Who the peer said to be is there no more, or has been for long enough."""
+        if self.state == "open":
+            self.close_with(WireError(codes.CONNECTION_FORCED, reason))
+            self.output.wake()
+
     def fail_internally(self) -> None:
         """An error of ours: this connection ends, the others do not notice."""
         if self.state != "closed":
@@ -401,6 +437,9 @@ class Amqp091Session:
         with ExitStack() as last_first:
             if self.vhost is not None:
                 last_first.callback(self.vhost.connections.discard, self)
+            if self.rights is not None:
+                self.rights.channels = 0
+                last_first.callback(self.rights.leave)
             last_first.callback(self.broker.release, self)
             for channel in reversed(channels):
                 last_first.callback(channel.close)
@@ -418,6 +457,8 @@ class Amqp091Session:
             if self.state != "closed" and late_ms > HANDSHAKE_SECONDS_MAX * 1000:
                 self.log(f"closed: handshake not finished within {HANDSHAKE_SECONDS_MAX} s")
                 self.end()
+        elif self._login.expired(now_ms):
+            self.revoke("credential expired")
         elif self._heartbeat_ms:
             if self._alarmed or self.output.awaits_commit:
                 self.excuse_silence()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pabal.broker.queue import Queue
+from pabal.broker.exchange_types import check_type
 from pabal.model.definitions import BindingDefinition, ExchangeDefinition
-from pabal.model.errors import AccessRefused, NotFound
+from pabal.model.errors import NotFound
 from pabal.session.amqp091.faults import ChannelFault
 from pabal.session.amqp091.replies import check_reply_name, is_reply_name
 from pabal.wire.amqp091.errors import NOT_FOUND
@@ -52,21 +52,25 @@ def exchange_declare(
 ) -> None:
     name = _clean(name)
     vhost = channel.vhost
-    if name == "":
-        raise AccessRefused("operation not permitted on the default exchange")
     if passive:
+        channel.rights.declare_exchange_passively(name)
         vhost.exchange(name)
     else:
+        check_type(kind)
+        channel.rights.declare_exchange(name, arguments)
         vhost.declare_exchange(ExchangeDefinition(vhost.name, name, kind, durable, auto_delete, internal, arguments))
     reply(channel, no_wait, EXCHANGE_DECLARE_OK)
 
 
 def exchange_delete(channel: Channel, name: str, if_unused: bool, no_wait: bool) -> None:
-    channel.vhost.delete_exchange(_clean(name), if_unused)
+    name = _clean(name)
+    channel.rights.delete_exchange(name)
+    channel.vhost.delete_exchange(name, if_unused)
     reply(channel, no_wait, EXCHANGE_DELETE_OK)
 
 
 def exchange_bind(channel: Channel, destination: str, source: str, key: str, no_wait: bool, arguments: Table) -> None:
+    channel.rights.bind(source, destination, True, key)
     channel.vhost.bind(
         BindingDefinition(channel.vhost.name, source, destination, True, key, arguments), channel.session
     )
@@ -76,6 +80,7 @@ def exchange_bind(channel: Channel, destination: str, source: str, key: str, no_
 def exchange_unbind(
     channel: Channel, destination: str, source: str, key: str, no_wait: bool, arguments: Table
 ) -> None:
+    channel.rights.unbind(source, destination, True, key)
     channel.vhost.unbind(
         BindingDefinition(channel.vhost.name, source, destination, True, key, arguments), channel.session
     )
@@ -101,9 +106,14 @@ def queue_declare(
         reply(channel, no_wait, QUEUE_DECLARE_OK, name, 0, 1)
         return
     if passive:
+        channel.rights.declare_queue_passively(name)
         queue = channel.vhost.queue(name, channel.session)
     else:
-        queue, _ = channel.vhost.declare_queue(name, durable, exclusive, auto_delete, arguments, channel.session)
+        server_name = "" if name else channel.broker.name_queue()
+        channel.rights.declare_queue(name or server_name, arguments)
+        queue, _ = channel.vhost.declare_queue(
+            name, durable, exclusive, auto_delete, arguments, channel.session, server_name
+        )
     channel.last_queue = queue.name
     reply(
         channel,
@@ -116,24 +126,32 @@ def queue_declare(
 
 
 def queue_bind(channel: Channel, name: str, exchange: str, key: str, no_wait: bool, arguments: Table) -> None:
-    channel.vhost.bind(_queue_binding(channel, name, exchange, key, arguments), channel.session)
+    binding = _queue_binding(channel, name, exchange, key, arguments)
+    channel.rights.bind(exchange, binding.destination, False, binding.routing_key)
+    channel.vhost.bind(binding, channel.session)
     reply(channel, no_wait, QUEUE_BIND_OK)
 
 
 def queue_unbind(channel: Channel, name: str, exchange: str, key: str, arguments: Table) -> None:
-    channel.vhost.unbind(_queue_binding(channel, name, exchange, key, arguments), channel.session)
+    binding = _queue_binding(channel, name, exchange, key, arguments)
+    channel.rights.unbind(exchange, binding.destination, False, binding.routing_key)
+    channel.vhost.unbind(binding, channel.session)
     reply(channel, False, QUEUE_UNBIND_OK)
 
 
 def queue_purge(channel: Channel, name: str, no_wait: bool) -> None:
-    count = find_queue(channel, name).purge()
+    name = queue_name(channel, name)
+    channel.rights.purge(name)
+    count = channel.vhost.queue(name, channel.session).purge()
     reply(channel, no_wait, QUEUE_PURGE_OK, min(count, 2**32 - 1))
 
 
 def queue_delete(channel: Channel, name: str, if_unused: bool, if_empty: bool, no_wait: bool) -> None:
     count = 0
+    name = queue_name(channel, name)
+    channel.rights.delete_queue(name)
     try:
-        queue = find_queue(channel, name)
+        queue = channel.vhost.queue(name, channel.session)
     except NotFound:
         queue = None  # RabbitMQ does not mind
     with channel.output.notices_later():  # py-amqp cannot take basic.cancel before delete-ok
@@ -142,12 +160,8 @@ def queue_delete(channel: Channel, name: str, if_unused: bool, if_empty: bool, n
         reply(channel, no_wait, QUEUE_DELETE_OK, min(count, 2**32 - 1))
 
 
-def find_queue(channel: Channel, name: str) -> Queue:
-    """The queue of that name, or the one last declared on this channel when the name is empty."""
-    return channel.vhost.queue(queue_name(channel, name), channel.session)
-
-
 def queue_name(channel: Channel, name: str) -> str:
+    """This one, or when it is empty that of the queue last declared on this channel."""
     if name:
         return name
     if not channel.last_queue:

@@ -23,17 +23,21 @@ CAPABILITIES: Final = {
 """What connection.start says this broker can do, under RabbitMQ's names."""
 
 MECHANISMS: Final = ("PLAIN", "AMQPLAIN")
+EXTERNAL: Final = "EXTERNAL"
+"""Only for who has shown a certificate."""
 
 STATES: Final[dict[str, frozenset[int]]] = {
     "header": frozenset(),
     "start": frozenset({m.CONNECTION_START_OK.key}),
+    "verifying": frozenset(),
     "tune": frozenset({m.CONNECTION_TUNE_OK.key}),
     "opening": frozenset({m.CONNECTION_OPEN.key}),
     "open": frozenset({m.CONNECTION_CLOSE.key, m.CONNECTION_UPDATE_SECRET.key}),
     "closing": frozenset({m.CONNECTION_CLOSE.key, m.CONNECTION_CLOSE_OK.key}),
     "closed": frozenset(),
 }
-"""What a client may send on channel 0 (§2.2.4). "closing": we sent connection.close and await its answer."""
+"""What a client may send on channel 0 (§2.2.4). "verifying": who it is, is being
+found out. "closing": we sent connection.close and await its answer."""
 
 
 COMPATIBLE_PRODUCT: Final = "RabbitMQ"

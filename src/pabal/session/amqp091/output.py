@@ -110,6 +110,11 @@ class Output:
                 else:
                     self.write(notice)
 
+    def wake(self) -> None:
+        """Has the server look at the session at the end of the turn: what happened was not the peer's doing."""
+        if not self._pieces:
+            self._on_output()
+
     def forget_held(self) -> None:
         """The connection ends: what waits for a commit is not promised any more."""
         self._held.clear()

@@ -142,6 +142,7 @@ class Publisher:
             exchange, routing_key, mandatory, immediate = decode_publish(frame)
             if immediate:
                 raise WireError(NOT_IMPLEMENTED, "immediate=true")
+            self._channel.rights.publish(exchange, routing_key)  # not once a message: until the targets are cleared
             if len(self._targets) >= _TARGETS_MAX:
                 self._targets.clear()
             target = self._targets[frame] = Target(exchange, routing_key, mandatory)
@@ -179,17 +180,14 @@ class Publisher:
         if scan.has_headers and (_CC in properties or _BCC in properties):
             copies = _read_copies(properties)
             if copies:
+                self._channel.rights.publish(target.exchange, target.routing_key, copies)
                 mode, priority = scan.delivery_mode, scan.priority
                 return self._make_envelope(target, mode, priority, envelope.ttl_ms, copies), True
         return envelope, wants_reply(properties)
 
     def _special_envelope(self, target: Target, scan: Scan) -> Envelope:
-        session = self._channel.session
-        if scan.user_id is not None and scan.user_id != session.user:
-            raise ChannelFault(
-                PRECONDITION_FAILED,
-                f"user_id property set to '{scan.user_id}' but authenticated user was '{session.user}'",
-            )
+        if scan.user_id is not None:
+            self._channel.rights.claim_user_id(scan.user_id)
         ttl_ms = None if scan.expiration is None else _read_expiration(scan.expiration)
         return self._make_envelope(target, scan.delivery_mode, scan.priority, ttl_ms)
 
