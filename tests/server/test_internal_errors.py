@@ -44,7 +44,7 @@ class Client:
 
     @classmethod
     async def connect(cls, server: Server) -> Client:
-        client = cls(*await asyncio.open_connection("127.0.0.1", server.ports[0]))
+        client = cls(*await asyncio.open_connection("127.0.0.1", server.listeners.all[0].port))
         client.writer.write(HEADER)
         await client.reader.readexactly(7)
         return client

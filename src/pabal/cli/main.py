@@ -77,7 +77,7 @@ def _run(settings: Any, reread: Callable[[], Any] | None) -> None:
         except OSError as error:
             store.close()
             _die(f"cannot listen on {settings.bind} port {settings.port}: {error.strerror or error}", 1)
-        _banner(settings, server.ports[0])
+        _banner(settings, server.listeners.all[0].port)
         await server.run()
         click.echo("stopped: everything confirmed is on disk" if not settings.memory else "stopped")
 

@@ -1,4 +1,4 @@
-"""The server: one event loop, its listener, its connections, the clock, the commit thread, the way down."""
+"""The server: one event loop, its listeners, its connections, the clock, the commit thread, the way down."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from pabal.model.limits import (
 from pabal.model.passwords import hash_password
 from pabal.server.commit_thread import CommitThread
 from pabal.server.connection import Connection, printable
+from pabal.server.listeners import Listeners
 from pabal.server.provision import GUEST, add_guest, check_vhosts, provision, restart_needed
 from pabal.server.resources import keep_freed_memory, shortages
 from pabal.server.settings import Settings, SettingsError
@@ -56,7 +57,7 @@ def open_store(settings: Settings) -> Store:
 
 
 class Server:
-    """Runs a broker over a store until `stop`. `ports`: what is listened on, once `start` is done. `reread`: reads
+    """Runs a broker over a store until `stop`. `listeners`: what is listened on. `reread`: reads
     the settings anew when the process is told to (SIGHUP). SettingsError: they name a vhost that there is not."""
 
     def __init__(
@@ -69,7 +70,7 @@ class Server:
         self.settings = settings
         self._reread = reread
         self.log = log
-        self.ports: list[int] = []
+        self.listeners = Listeners(settings.bind)
         self.failure: StoreError | None = None
         self._store = store
         self._started_s = time.time() - time.monotonic()
@@ -105,7 +106,6 @@ class Server:
         """Those that are read on when less waits for the disk."""
         self._connections: set[Connection] = set()
         self._commit_thread = CommitThread()
-        self._listener: asyncio.Server | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ms = 0
         self._overloaded = False
@@ -128,10 +128,8 @@ class Server:
         if not compiled():
             self.log.info("plain Python, about half as fast as compiled: there was no C compiler at install")
         self._check_resources()
-        self._listener = await self._loop.create_server(
-            lambda: Connection(self, self._make_session), self.settings.bind, self.settings.port, backlog=1024
-        )
-        self.ports = [sock.getsockname()[1] for sock in self._listener.sockets]
+        amqp = self.listeners.bind("amqp", self.settings.port)
+        await self.listeners.serve(amqp, lambda: Connection(self, self._make_session))
         self._loop.call_later(1.0, self._tick_connections)
         gc.freeze()
         gc.set_threshold(100_000, 50, 50)
@@ -185,8 +183,7 @@ class Server:
 
     async def _shut_down(self) -> None:
         """Stops accepting, commits, closes the clients as their protocol says."""
-        assert self._listener is not None
-        self._listener.close()
+        self.listeners.close()
         if self.failure is None:
             self.begin_turn()
             for connection in list(self._connections):
