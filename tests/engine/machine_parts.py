@@ -13,7 +13,7 @@ from broker_twin import OnDisk
 from queue_twin import TwinMessage
 
 from engine import Engine, TakingConsumer
-from pabal.broker.access import Access
+from pabal.broker.access import Access, Principal, Rights
 from pabal.broker.broker import Broker
 from pabal.broker.delayed import Delay, DelayedExchange
 from pabal.broker.queue import Queue
@@ -127,6 +127,7 @@ def open_channel(engine: Engine, transacting: bool) -> Channel:
         engine.broker, Access(engine.broker, b"key"), SessionSettings(), CONTAINER, lambda: None, print, True
     )
     session.vhost = engine.vhost
+    session.rights = Rights(Principal("nobody"), engine.vhost)
     channel = Channel(session, 1)
     if transacting:
         tx_select(channel)
