@@ -58,14 +58,14 @@ def serve(config: Path | None, **given: Any) -> None:
     from pabal.model.errors import StoreError
 
     try:
-        _run(settings, None if config is None else lambda: load_settings(config, os.environ, given))
+        _run(settings, lambda: load_settings(config, os.environ, given))
     except SettingsError as error:
         _die(str(error), 2)
     except StoreError as error:
         _die(str(error), 1)
 
 
-def _run(settings: Any, reread: Callable[[], Any] | None) -> None:
+def _run(settings: Any, reread: Callable[[], Any]) -> None:
     from pabal.server.server import Server, open_store
 
     store = open_store(settings)

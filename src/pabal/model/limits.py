@@ -50,6 +50,15 @@ LOGINS_WAITING_MAX: Final = 4096
 LOGINS_OF_ONE_WAITING_MAX: Final = 64
 """... and those of one user from one address: what is checked within a few seconds."""
 
+OPENING_CONNECTIONS_MAX: int = 1000
+"""Connections at once that have not got as far as to open a vhost; further ones wait in the system's backlog ..."""
+
+OPENING_SECONDS_MIN: float = 2.0
+"""... until one of them is open, or has taken this long and is dropped to make room."""
+
+RESERVED_FILES: Final = 32
+"""File descriptors that are not given to connections, so that the store can open its files."""
+
 REFUSED_CONNECTIONS_MAX: Final = 100
 """How many above the setting `connections_max` may get as far as to be told that they are too many."""
 

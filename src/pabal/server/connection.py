@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from pabal.model.errors import StoreError
 from pabal.model.limits import CLOSE_SECONDS_MAX, OUTPUT_BYTES_HIGH, OUTPUT_BYTES_LOW
+from pabal.server.tls import certificate_name
 from pabal.session.amqp091.connection import Amqp091Session
 from pabal.session.amqp091.trace import Trace
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pabal.server.server import Server
 
 _JOINED_BYTES_MAX = 256 * 1024
+_OPENING = ("header", "start", "verifying", "tune", "opening")
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 
 
@@ -40,6 +42,7 @@ class Connection(asyncio.BufferedProtocol):
         "_turn",
         "_turn_bytes",
         "_writing_paused",
+        "certificate_name",
         "peer",
         "session",
     )
@@ -50,6 +53,8 @@ class Connection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport
         self.session: Amqp091Session
         self.peer = "?"
+        self.certificate_name = ""
+        """The user that the peer's certificate stands for, if it showed one."""
         self._trace = Trace(self._debug) if server.log.isEnabledFor(logging.DEBUG) else None
         self._writing_paused = False
         self._reading_paused = False
@@ -70,6 +75,9 @@ class Connection(asyncio.BufferedProtocol):
         if isinstance(address, tuple) and address:
             self.peer = f"{address[0]}:{address[1]}"
             loopback = address[0] == "::1" or address[0].removeprefix("::ffff:").startswith("127.")
+        connection = transport.get_extra_info("ssl_object")
+        if connection is not None and self._server.certificates is not None:
+            self.certificate_name = certificate_name(connection, self._server.certificates.login_from)
         self._server.begin_turn()
         self.session = self._make_session(self, loopback)
         self._server.add(self)
@@ -184,6 +192,18 @@ class Connection(asyncio.BufferedProtocol):
             server.after_turn.append(self)
         elif self._reading_paused:
             self._resume_reading()
+
+    @property
+    def opening(self) -> bool:
+        """See admission.Guest."""
+        return not hasattr(self, "session") or self.session.state in _OPENING
+
+    def drop(self, why: str) -> None:
+        """See admission.Guest."""
+        if hasattr(self, "session"):
+            self.log(f"closed: {why}")
+            self._guarded(self.session.connection_lost)
+            self._transport.abort()
 
     def last_bytes(self) -> int:
         """How much was read when it was read last."""

@@ -14,6 +14,8 @@ from pabal.server.settings import FILE_ONLY, Settings, SettingsError
 GUEST: Final = "guest"
 PROVISIONED = ("vhosts", *FILE_ONLY)
 """Settings that take effect when the file is re-read. The others take a restart."""
+CERTIFICATES = ("tls_certificate", "tls_key", "tls_ca", "tls_verify", "tls_login_from")
+"""These do, too, where there is TLS before and after."""
 
 
 def check_vhosts(broker: Broker, settings: Settings) -> None:
@@ -39,10 +41,11 @@ def provision(broker: Broker, settings: Settings) -> list[str]:
 
 def restart_needed(before: Settings, after: Settings) -> list[str]:
     """Names of settings that have changed and take a restart."""
+    at_once = (*PROVISIONED, *CERTIFICATES) if before.tls_certificate and after.tls_certificate else PROVISIONED
     return [
         f.name
         for f in fields(Settings)
-        if f.name not in PROVISIONED and getattr(before, f.name) != getattr(after, f.name)
+        if f.name not in at_once and getattr(before, f.name) != getattr(after, f.name)
     ]
 
 

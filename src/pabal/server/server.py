@@ -21,6 +21,7 @@ from pabal.model.compatibility import COMPATIBILITIES
 from pabal.model.errors import StoreError
 from pabal.model.limits import (
     REFUSED_CONNECTIONS_MAX,
+    RESERVED_FILES,
     RESOURCES_CHECK_SECONDS,
     SHUTDOWN_SECONDS_MAX,
     TURN_BYTES_BUSY_MAX,
@@ -28,12 +29,15 @@ from pabal.model.limits import (
     TURN_BYTES_OVERLOADED_MAX,
 )
 from pabal.model.passwords import hash_password
+from pabal.server.admission import raise_files_limit
 from pabal.server.commit_thread import CommitThread
 from pabal.server.connection import Connection, printable
 from pabal.server.listeners import Listeners
 from pabal.server.provision import GUEST, add_guest, check_vhosts, provision, restart_needed
 from pabal.server.resources import keep_freed_memory, shortages
 from pabal.server.settings import Settings, SettingsError
+from pabal.server.tls import Certificates
+from pabal.server.tls_connection import TlsConnection
 from pabal.server.turn import Turn
 from pabal.server.verifier import VerifierThread
 from pabal.session.amqp091.connection import Amqp091Session
@@ -70,7 +74,8 @@ class Server:
         self.settings = settings
         self._reread = reread
         self.log = log
-        self.listeners = Listeners(settings.bind)
+        self.listeners = Listeners(settings.bind, settings.connections_per_second_max, log)
+        self.certificates = Certificates(settings) if settings.tls_certificate else None
         self.failure: StoreError | None = None
         self._store = store
         self._started_s = time.time() - time.monotonic()
@@ -128,12 +133,30 @@ class Server:
         if not compiled():
             self.log.info("plain Python, about half as fast as compiled: there was no C compiler at install")
         self._check_resources()
-        amqp = self.listeners.bind("amqp", self.settings.port)
-        await self.listeners.serve(amqp, lambda: Connection(self, self._make_session))
+        await self._listen()
         self._loop.call_later(1.0, self._tick_connections)
         gc.freeze()
         gc.set_threshold(100_000, 50, 50)
         gc.enable()
+
+    async def _listen(self) -> None:
+        files = raise_files_limit()
+        if files < self.settings.connections_max + RESERVED_FILES:
+            self.log.warning("connections_max is %d, file descriptors %d", self.settings.connections_max, files)
+        listeners, settings = self.listeners, self.settings
+        if settings.port >= 0:
+            amqp = listeners.bind("amqp", settings.port)
+            await listeners.serve(amqp, lambda: Connection(self, self._make_session))
+        if self.certificates is not None and settings.tls_port:
+            await listeners.serve(listeners.bind("amqps", settings.tls_port), self._make_tls_connection)
+
+    def _make_tls_connection(self) -> TlsConnection:
+        assert self.certificates is not None
+        inner = Connection(self, self._make_session)
+        return TlsConnection(self.certificates.context, inner, self.received, self.share, self._log_printable)
+
+    def _log_printable(self, line: str) -> None:
+        self.log.info("%s", printable(line))
 
     async def run(self) -> None:
         """Until a signal, `stop`, or a failure of the store (then it raises that StoreError)."""
@@ -157,6 +180,7 @@ class Server:
             why = str(error) if isinstance(error, SettingsError) else repr(error)
             self.log.error("settings refused, nothing changed: %s", printable(why))
             return
+        self._renew_certificates(settings)
         changes: list[str] = []
         with self._fatal_errors():
             changes = provision(self._broker, settings)
@@ -164,6 +188,15 @@ class Server:
             self.log.warning("setting %s has changed: that takes a restart", name)
         self.log.info("settings re-read, %s", "with changes:" if changes else "no changes")
         self._log_changes(changes)
+
+    def _renew_certificates(self, settings: Settings) -> None:
+        if self.certificates is not None and settings.tls_certificate:
+            try:
+                self.certificates.renew(settings)
+            except SettingsError as error:
+                self.log.error("certificate refused, the old one stays: %s", printable(str(error)))
+            else:
+                self.log.info("certificate re-read, for connections from now on")
 
     def _log_changes(self, changes: list[str]) -> None:
         for change in changes:
@@ -310,6 +343,7 @@ class Server:
     def _tick_connections(self) -> None:
         self._loop.call_later(1.0, self._tick_connections)
         self.begin_turn()
+        self.listeners.admission.tidy()
         # After a standstill (SIGSTOP, a busy machine) what peers sent meanwhile is still to be read.
         stood_still = self.now_ms - self._ticked_ms > _STANDSTILL_MS
         self._ticked_ms = self.now_ms
@@ -342,6 +376,7 @@ class Server:
             connection.log,
             loopback,
             connection.peer.rpartition(":")[0],
+            connection.certificate_name,
         )
 
     def add(self, connection: Connection) -> None:

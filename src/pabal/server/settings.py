@@ -24,7 +24,21 @@ class Settings:
     bind: str = "127.0.0.1"
     """Address to listen on."""
     port: int = 5672
-    """AMQP port; 0 for any free one."""
+    """AMQP port; 0 for any free one, -1 for none: then there must be TLS."""
+    tls_port: int = 5671
+    """AMQP over TLS, when there is a certificate; 0 for none."""
+    https_port: int = 15671
+    """HTTPS, when there is a certificate; 0 for none."""
+    tls_certificate: str = ""
+    """A file with the certificate and those between it and the root, PEM. Without it there is no TLS."""
+    tls_key: str = ""
+    """A file with its key, when that is not in the same one."""
+    tls_ca: str = ""
+    """A file with the roots of clients' certificates."""
+    tls_verify: str = "none"
+    """Whether clients are asked for a certificate: none, optional (one that is shown must be good) or required."""
+    tls_login_from: str = "distinguished_name"
+    """What of it is the user name of EXTERNAL: distinguished_name, common_name or subject_alternative_name."""
     data: str = "pabal-data"
     """Data directory."""
     memory: bool = False
@@ -37,6 +51,8 @@ class Settings:
     message_bytes_max: int = limits.MESSAGE_BYTES_MAX
     connections_max: int = 10_000
     """Connections at once; further ones are closed at once."""
+    connections_per_second_max: int = 1000
+    """New ones; further ones wait. 0: any number."""
     disk_free_bytes_min: int = limits.DISK_FREE_BYTES_MIN
     """With less than this free, publishers are blocked; 0: never."""
     memory_bytes_max: int = 0
@@ -55,7 +71,10 @@ class Settings:
 
 FILE_ONLY = ("users", "policies", "vhost_limits")
 _RANGES = {
-    "port": (0, 65_535),
+    "port": (-1, 65_535),
+    "tls_port": (0, 65_535),
+    "https_port": (0, 65_535),
+    "connections_per_second_max": (0, 1_000_000),
     "frame_bytes_max": (limits.FRAME_BYTES_MIN, 64 * 1024 * 1024),
     "channel_max": (1, 65_535),
     "heartbeat_seconds": (0, 65_535),
@@ -64,7 +83,12 @@ _RANGES = {
     "disk_free_bytes_min": (0, 2**63 - 1),
     "memory_bytes_max": (0, 2**63 - 1),
 }
-_CHOICES = {"log_level": ("debug", "info", "warning", "error"), "compat": tuple(COMPATIBILITIES)}
+_CHOICES = {
+    "log_level": ("debug", "info", "warning", "error"),
+    "compat": tuple(COMPATIBILITIES),
+    "tls_verify": ("none", "optional", "required"),
+    "tls_login_from": ("distinguished_name", "common_name", "subject_alternative_name"),
+}
 
 
 def load_settings(file: Path | None, environment: Mapping[str, str], given: Mapping[str, Any]) -> Settings:
@@ -84,12 +108,24 @@ def load_settings(file: Path | None, environment: Mapping[str, str], given: Mapp
     }
     settings = _changed(settings, variables, "the environment")
     settings = _changed(settings, {k: v for k, v in given.items() if v is not None}, "the command line")
+    _check_together(settings)
+    return settings
+
+
+def _check_together(settings: Settings) -> None:
     least = COMPATIBILITIES[settings.compat].frame_bytes_min
     if settings.frame_bytes_max < least:
         raise SettingsError(
             f"frame_bytes_max = {settings.frame_bytes_max}: {settings.compat} takes no less than {least}"
         )
-    return settings
+    if not settings.tls_certificate:
+        for name in ("tls_key", "tls_ca"):
+            if getattr(settings, name):
+                raise SettingsError(f"{name} without tls_certificate: there is no TLS without a certificate")
+    if settings.tls_verify != "none" and not settings.tls_ca:
+        raise SettingsError(f"tls_verify = '{settings.tls_verify}' without tls_ca: against what?")
+    if settings.port < 0 and not (settings.tls_certificate and settings.tls_port):
+        raise SettingsError("port = -1 without tls_certificate and tls_port: nobody could connect")
 
 
 def _read_file(file: Path) -> dict[str, Any]:
