@@ -10,6 +10,7 @@ from heapq import heappop, heappush
 from typing import Any, Protocol
 
 from pabal.broker.accounts import Accounts
+from pabal.broker.clients import Client
 from pabal.broker.dead_letters import DeadLetters
 from pabal.broker.exchange_types import EXCHANGE_TYPES
 from pabal.broker.policies import apply_policies
@@ -52,6 +53,8 @@ class Broker:
         self.now_ms = now_ms
         self.vhosts: dict[str, Vhost] = {}
         self.accounts = Accounts(self)
+        self.clients: dict[str, Client] = {}
+        """All connections, from accept to end."""
         self.scheduled: list[Queue] = []
         self.waiters: dict[Waiter, int] = {}
         self.random_token = random_token
