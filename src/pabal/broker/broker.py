@@ -15,6 +15,7 @@ from pabal.broker.dead_letters import DeadLetters
 from pabal.broker.exchange_types import EXCHANGE_TYPES
 from pabal.broker.policies import apply_policies
 from pabal.broker.queue import Queue
+from pabal.broker.statistics import Statistics
 from pabal.broker.vhost import Vhost
 from pabal.model.definitions import (
     BindingDefinition,
@@ -53,6 +54,7 @@ class Broker:
         self.now_ms = now_ms
         self.vhosts: dict[str, Vhost] = {}
         self.accounts = Accounts(self)
+        self.statistics = Statistics()
         self.clients: dict[str, Client] = {}
         """All connections, from accept to end."""
         self.scheduled: list[Queue] = []

@@ -24,7 +24,8 @@ class Encryption:
 
 class Link:
     """The socket under a connection: both its ends, and what went over it. The server counts. `received`, `sent`: how
-    often something was read or written. `pending_bytes`: written and not taken by the system yet. `encryption`: None
+    often something was read or written. `pending_bytes`: written and not taken by the system, as of
+    the last second. `encryption`: None
     for a connection in plain text."""
 
     __slots__ = (

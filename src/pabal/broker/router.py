@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pabal.broker.exchange import Exchange
 from pabal.broker.inbox import Inbox
 from pabal.broker.queue import Queue
+from pabal.broker.statistics import Counters
 from pabal.model.errors import AccessRefused, NotFound
 from pabal.model.limits import ROUTES_CACHED_MAX
 from pabal.model.message import Envelope
@@ -33,6 +34,7 @@ class Router:
     def __init__(self, broker: Broker, name: str) -> None:
         self.broker = broker
         self.name = name
+        self.counters = Counters()
         self.exchanges: dict[str, Exchange] = {}
         self.queues: dict[str, Queue] = {}
         self.inboxes: dict[str, Inbox] = {}
@@ -61,8 +63,13 @@ class Router:
             queues = self._cached_route(envelope)
             if queues is None:
                 return self._publish_each(envelope, contents)
+        count = len(contents)
+        self.counters.publish += count
+        exchange = self.exchanges[envelope.exchange].counters
+        exchange.publish += count
         if not queues:
-            return Published(range(len(contents)), ())
+            return Published(range(count), ())
+        exchange.publish_out += count * len(queues)
         refused = _take_in(queues, envelope, contents, content_bytes)
         return Published((), refused) if refused else ALL_TAKEN
 
@@ -94,6 +101,7 @@ class Router:
     def _publish_each(self, envelope: Envelope, contents: list[bytes]) -> Published:
         """Routes each on its own; those in a row that go the same way are taken in together."""
         ways = [self._route(envelope, content) or [] for content in contents]
+        self.count_published(envelope, len(contents), sum(map(len, ways)))
         unroutable: list[int] = []
         refused: list[int] = []
         first = 0
@@ -107,6 +115,14 @@ class Router:
                     unroutable += range(first, end)
                 first = end
         return Published(unroutable, refused)
+
+    def count_published(self, envelope: Envelope, count: int, passed_on: int) -> None:
+        """So many messages came from a client, and went to queues so often altogether."""
+        self.counters.publish += count
+        exchange = self.exchanges.get(envelope.exchange)
+        if exchange is not None:
+            exchange.counters.publish += count
+            exchange.counters.publish_out += passed_on
 
     def _check_publish(self, name: str) -> None:
         exchange = self.exchange(name)
@@ -174,8 +190,10 @@ class Router:
 def _take_in(queues: list[Queue], envelope: Envelope, contents: list[bytes], content_bytes: int) -> Sequence[int]:
     """Into each of the queues. Returns the indexes of those that one of them refused."""
     if len(queues) == 1:
+        queues[0].counters.publish += len(contents)
         return queues[0].publish(envelope, contents, content_bytes)
     refused: set[int] = set()
     for queue in queues:
+        queue.counters.publish += len(contents)
         refused.update(queue.publish(envelope, contents, content_bytes))
     return sorted(refused)

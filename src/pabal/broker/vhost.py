@@ -44,7 +44,7 @@ class Vhost(Router):
             self.add_exchange(ExchangeDefinition(name, exchange, kind))
 
     def connect(self, connection: object, user: str) -> None:
-        """A connection begins to use the vhost, until it is taken out of `connections`. NotAllowed: there are as
+        """A connection begins to use the vhost, until `disconnect`. NotAllowed: there are as
         many as there may be."""
         most = self.limits.max_connections
         if most is not None and len(self.connections) >= most:
@@ -52,6 +52,13 @@ class Vhost(Router):
                 f"access to vhost '{self.name}' refused for user '{user}': connection limit ({most}) is reached"
             )
         self.connections.add(connection)
+        self.broker.statistics.connections_opened += 1
+
+    def disconnect(self, connection: object) -> None:
+        """It ended."""
+        if connection in self.connections:
+            self.connections.discard(connection)
+            self.broker.statistics.connections_closed += 1
 
     # --- Exchanges ------------------------------------------------------------------------------------------
 
@@ -179,6 +186,7 @@ class Vhost(Router):
                 KNOWN,
             )
             queue.use()
+            self.broker.statistics.queues_declared += 1
             return queue, False
         elif name.startswith("amq."):
             raise AccessRefused(f"queue name '{name}' contains reserved prefix 'amq.*'")
@@ -198,6 +206,8 @@ class Vhost(Router):
             self.broker.own(owner, queue)
         elif durable:
             self.broker.store.journal.define(definition)
+        self.broker.statistics.queues_declared += 1
+        self.broker.statistics.queues_created += 1
         return queue, True
 
     def add_queue(
@@ -228,6 +238,7 @@ class Vhost(Router):
         if if_empty and not queue.empty:
             raise PreconditionFailed(f"queue '{queue.name}' in vhost '{self.name}' not empty")
         ready = queue.ready
+        self.broker.statistics.queues_deleted += 1
         del self.queues[queue.name]
         self._routes.clear()
         if queue.durable and queue.owner is None:

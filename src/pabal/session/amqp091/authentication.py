@@ -60,6 +60,7 @@ class Login:
 
     def start_ok(self, properties: dict[str, Any], mechanism: str, response: bytes, locale: str) -> None:
         session = self._session
+        session.client.properties, session.client.mechanism = properties, mechanism
         capabilities = properties.get("capabilities")
         if isinstance(capabilities, dict):
             session.wants_cancel_notify = capabilities.get("consumer_cancel_notify") is True
