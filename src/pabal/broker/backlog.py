@@ -255,6 +255,7 @@ class Backlog:
         found = self._store.read(
             self._log.queue_id, self._seen_position, before, LOAD_MESSAGES_MAX // share, LOAD_BYTES_MAX // share
         )
+        self._store.journal.messages_read += len(found)
         if len(found) > self._disk_count:
             raise self._damaged(len(found))
         size = 0

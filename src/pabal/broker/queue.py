@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 class Queue(Intake):
     """`owner`: the connection an exclusive queue belongs to, None for a queue of all. `leased`: how many
-    messages are with consumers. `expired_leases`: how many of their leases ran out; `late_settlements`: how many came after that. `declared`: the arguments before policies; `arguments`: those in
-    force. Made with the state of what waits in it, if there is any.
+    messages are with consumers. `expired_leases`: how many leases ran out; `late_settlements`: how many settlements
+    came after that. `declared`: the arguments before policies; `arguments`: those in force. Made with the state of
+    what waits in it, if there is any.
     """
 
     def __init__(

@@ -87,6 +87,13 @@ class Counters:
             self.deliver += count
         self.redeliver += again
 
+    @property
+    def used(self) -> bool:
+        """Anything was counted."""
+        return bool(
+            self.publish or self.deliver_get or self.get_empty or self.ack or self.dead_letter or self.publish_out
+        )
+
     def values(self) -> tuple[int, ...]:
         """In the order of COUNTED."""
         return (
