@@ -44,8 +44,8 @@ class Vhost(Router):
             self.add_exchange(ExchangeDefinition(name, exchange, kind))
 
     def connect(self, connection: object, user: str) -> None:
-        """A connection begins to use the vhost, until `disconnect`. NotAllowed: there are as
-        many as there may be."""
+        """A connection begins to use the vhost, until `disconnect`. NotAllowed: there are as many as
+        there may be."""
         most = self.limits.max_connections
         if most is not None and len(self.connections) >= most:
             raise NotAllowed(

@@ -145,6 +145,9 @@ SAMPLES_MAX: Final = 13
 SAMPLES_TOTAL_MAX: Final = 121
 """... and of the broker and its vhosts: ten minutes."""
 
+SAMPLES_SHOWN_MAX: Final = 500
+"""Samples that one request may ask for of each value."""
+
 # --- Store ---------------------------------------------------------------------------------------------------
 MAP_BYTES: Final = 64 * 1024**3
 """Address space reserved for the data file at first; doubled when it is full."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 _PUBLIC_STATES: Final = {
     "header": "starting",
     "start": "starting",
+    "verifying": "starting",
     "tune": "tuning",
     "opening": "opening",
     "open": "running",
