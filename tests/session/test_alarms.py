@@ -108,7 +108,7 @@ def test_a_blocked_connection_gets_deliveries_and_confirms() -> None:
     assert consumer.names() == ["DeclareOk", "ConsumeOk", "SelectOk"]
     consumer.publish("q", b"stored")
     assert consumer.names() == ["Deliver", "6"]
-    [message] = consumer.session._channels[1].unsettled_deliveries.values()
+    [message] = consumer.session.channels[1].unsettled_deliveries.values()
     world.alarm("disk")
     consumer.publish("q", b"held")
     assert consumer.names() == ["Blocked"]

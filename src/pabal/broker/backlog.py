@@ -40,7 +40,7 @@ class Backlog:
     """`content_bytes`: of the messages held in memory. `paging`: new messages must go to the store, see above.
 
     `base`: of a priority queue, the position at which the messages of this priority begin (message.level_base).
-    `count`: how many are on disk at first.
+    `count`: how many are on disk at first. `taken`, `taken_bytes`: what was taken since it was made.
     """
 
     __slots__ = (
@@ -61,6 +61,8 @@ class Backlog:
         "content_bytes",
         "paging",
         "returned_bytes",
+        "taken",
+        "taken_bytes",
     )
 
     def __init__(
@@ -71,6 +73,8 @@ class Backlog:
         self._messages_max = messages_max
         self._bytes_max = bytes_max
         self._base = base or 0
+        self.taken = 0
+        self.taken_bytes = 0
         self._end = None if base is None else base + SEQUENCE_MASK  # no position is that high
         self._returned: list[tuple[int, Message]] = []
         self.returned_bytes = 0
@@ -152,7 +156,25 @@ class Backlog:
             for message in taken:
                 size += len(message.content)
         self.content_bytes -= size
+        self.taken += len(taken)
+        self.taken_bytes += size
         return taken
+
+    @property
+    def mean_bytes(self) -> int:
+        """Of the contents that it has, or had, in memory."""
+        count = len(self) - self._disk_count + self.taken
+        return (self.content_bytes + self.taken_bytes) // count if count else 0
+
+    @property
+    def on_disk(self) -> int:
+        """How many are not in memory."""
+        return self._disk_count
+
+    @property
+    def ready_bytes(self) -> int:
+        """Of all contents; those on disk are taken to be as large as the others."""
+        return self.content_bytes + self._disk_count * self.mean_bytes
 
     def step(self) -> int:
         """How many messages to hand out in one step, so that it is about DISPATCH_BYTES_MAX of them."""
@@ -233,6 +255,7 @@ class Backlog:
         found = self._store.read(
             self._log.queue_id, self._seen_position, before, LOAD_MESSAGES_MAX // share, LOAD_BYTES_MAX // share
         )
+        self._store.journal.messages_read += len(found)
         if len(found) > self._disk_count:
             raise self._damaged(len(found))
         size = 0

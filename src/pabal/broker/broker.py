@@ -10,10 +10,13 @@ from heapq import heappop, heappush
 from typing import Any, Protocol
 
 from pabal.broker.accounts import Accounts
+from pabal.broker.clients import Client
 from pabal.broker.dead_letters import DeadLetters
 from pabal.broker.exchange_types import EXCHANGE_TYPES
 from pabal.broker.policies import apply_policies
 from pabal.broker.queue import Queue
+from pabal.broker.samples import Samples
+from pabal.broker.statistics import Statistics
 from pabal.broker.vhost import Vhost
 from pabal.model.definitions import (
     BindingDefinition,
@@ -52,6 +55,10 @@ class Broker:
         self.now_ms = now_ms
         self.vhosts: dict[str, Vhost] = {}
         self.accounts = Accounts(self)
+        self.statistics = Statistics()
+        self.samples = Samples(self)
+        self.clients: dict[str, Client] = {}
+        """All connections, from accept to end."""
         self.scheduled: list[Queue] = []
         self.waiters: dict[Waiter, int] = {}
         self.random_token = random_token
@@ -123,6 +130,16 @@ class Broker:
         while self._timers and self._timers[0][0] != self._timers[0][2].wake_at_ms:
             heappop(self._timers)
         return self._timers[0][0] if self._timers else None
+
+    def sample(self, now_ms: int) -> None:
+        """Notes what was counted up to now: to be called every SAMPLE_MS."""
+        self.now_ms = now_ms
+        self.samples.take()
+
+    def counted(self) -> list[int]:
+        """What was counted in all vhosts, in the order of COUNTED."""
+        counters = [self.statistics.gone, *(vhost.counters for vhost in self.vhosts.values())]
+        return [sum(column) for column in zip(*(each.values() for each in counters), strict=True)]
 
     # --- Names ----------------------------------------------------------------------------------------------
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from mypy_extensions import mypyc_attr
 
+from pabal.broker.statistics import Counters
 from pabal.model.message import Message
 
 if TYPE_CHECKING:
+    from pabal.broker.clients import ClientChannel
     from pabal.broker.queue import Queue
+
+_NO_ARGUMENTS: Final[dict[str, Any]] = {}
 
 
 def deal(messages: list[Message], rooms: list[int], first: int) -> tuple[list[list[Message]], int]:
@@ -92,6 +96,16 @@ class Consumer(ABC):
         self.unsettled = 0
         self.overdue = 0
         """Of these, messages whose lease ran out."""
+        self.counters: Counters | None = None
+        """Of the channel it belongs to."""
+        self.home: ClientChannel | None = None
+        """That channel; None when no client is behind it."""
+        self.prefetch = 0
+        """How many it may hold unsettled, 0 for any number."""
+        self.table = _NO_ARGUMENTS
+        """The arguments it was made with."""
+        self.asked = False
+        """It is handed what was asked for one by one."""
         self.lease_ms: int | None = None
         """How long it may hold a message, if it is to be other than the queue says."""
         self.shared_credit = False

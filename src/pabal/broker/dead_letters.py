@@ -37,6 +37,7 @@ class DeadLetters:
         try:
             while self._waiting:
                 origin, letters, why = self._waiting.popleft()
+                _count(origin, len(letters), why)
                 if origin.arguments.dead_letter_exchange is not None:
                     for message in letters:
                         _move(origin, message, why)
@@ -44,6 +45,16 @@ class DeadLetters:
                     origin.log.remove(letters)
         finally:
             self._moving = False
+
+
+def _count(queue: Queue, count: int, reason: str) -> None:
+    arguments = queue.arguments
+    queue.counters.dead_letter += count
+    queue.vhost.counters.dead_letter += count
+    strategy = "disabled"
+    if arguments.dead_letter_exchange is not None:
+        strategy = "at_least_once" if arguments.keeps_dead_letters else "at_most_once"
+    queue.vhost.broker.statistics.died(count, reason, strategy)
 
 
 def _move(queue: Queue, message: Message, reason: str) -> None:

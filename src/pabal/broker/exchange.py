@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+from pabal.broker.statistics import Counters
 from pabal.broker.topic import TopicTree
 from pabal.model.arguments import type_name
 from pabal.model.definitions import BindingDefinition, ExchangeDefinition, canonical
@@ -51,6 +52,7 @@ class Exchange(ABC):
         self.definition = definition
         self.name = definition.name
         self.by_key = True
+        self.counters = Counters()
         self.bindings: dict[BindingKey, Binding] = {}
         self.policy_alternate: str | None = None
         """The alternate exchange that policies name."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pabal.broker.backlog import count_bodies
 from pabal.broker.consumer import Consumer
 from pabal.broker.priorities import PriorityBacklog, make_backlog
+from pabal.broker.statistics import Counters
 from pabal.model.arguments import QueueArguments
 from pabal.model.definitions import QueueDefinition
 from pabal.model.message import PENDING, UNSTORED, Envelope, Message, level_base
@@ -32,6 +33,7 @@ class Intake(ABC):
         self.backlog = make_backlog(vhost.broker.store, log, self.durable, arguments.max_priority)
         log.on_durable = self.backlog.trim
         self.consumers: list[Consumer] = []
+        self.counters = Counters()
         self.leased = 0
         self.scheduled = False
         # Messages may have expired, or be from before a restart: look at each before it is delivered.

@@ -43,6 +43,20 @@ class PriorityBacklog:
     def content_bytes(self) -> int:
         return sum(backlog.content_bytes for backlog in self._order)
 
+    @property
+    def mean_bytes(self) -> int:
+        means = [backlog.mean_bytes for backlog in self._order]
+        known = [mean for mean in means if mean]
+        return sum(known) // len(known) if known else 0
+
+    @property
+    def ready_bytes(self) -> int:
+        return sum(backlog.ready_bytes for backlog in self._order)
+
+    @property
+    def on_disk(self) -> int:
+        return sum(backlog.on_disk for backlog in self._order)
+
     def push_back(self, message: Message) -> None:
         self.level(255 - (message.position >> LEVEL_SHIFT)).push_back(message)
 

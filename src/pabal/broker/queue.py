@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 class Queue(Intake):
     """`owner`: the connection an exclusive queue belongs to, None for a queue of all. `leased`: how many
-    messages are with consumers. `late_settlements`: how many came after their lease had run out. `declared`: the
-    arguments before policies; `arguments`: those in force. Made with the state of what waits in it, if there is any.
+    messages are with consumers. `expired_leases`: how many leases ran out; `late_settlements`: how many settlements
+    came after that. `declared`: the arguments before policies; `arguments`: those in force. Made with the state of
+    what waits in it, if there is any.
     """
 
     def __init__(
@@ -41,7 +42,9 @@ class Queue(Intake):
         self.owner = owner
         self.late_settlements = 0
         self.deleted = False
+        self.expired_leases = 0
         self.wake_at_ms = 0  # when the broker's timer looks in, 0 for never
+        self._redelivers = log.count > 0  # some of its messages may have been handed over before
         self._ranked = False  # there was a consumer with a priority
         self._rotation = Rotation()
         self._used_ms = vhost.broker.now_ms  # when it last had a consumer, a get or a declaration
@@ -67,6 +70,11 @@ class Queue(Intake):
     def ready(self) -> int:
         """Messages that wait for a consumer, or on their way through a chain of delays that begins here."""
         return len(self.backlog) + (self._waiting.relayed if self._waiting is not None else 0)
+
+    @property
+    def leased_bytes(self) -> int:
+        """About how many bytes those with consumers have: keeping count would cost each message something."""
+        return self.leased * self.backlog.mean_bytes
 
     @property
     def waiting(self) -> Waiting:
@@ -207,10 +215,10 @@ class Queue(Intake):
                 if message.state != UNSTORED:
                     self.log.delivered(message.position)
                     break
+        count = len(messages)
         if consumer.auto_settle:
             self.log.remove(messages)
         else:
-            count = len(messages)
             self.leased += count
             consumer.unsettled += count
             for message in messages:
@@ -221,6 +229,11 @@ class Queue(Intake):
             lease_ms = self._lease_ms if consumer.lease_ms is None else consumer.lease_ms
             if lease_ms is not None:
                 self._leases.begin(messages, lease_ms, self.vhost.broker.now_ms)
+        again = sum([message.redelivered for message in messages]) if self._redelivers else 0
+        self.counters.handed(count, again, consumer.asked, consumer.auto_settle)
+        self.vhost.counters.handed(count, again, consumer.asked, consumer.auto_settle)
+        if consumer.counters is not None:
+            consumer.counters.handed(count, again, consumer.asked, consumer.auto_settle)
         consumer.deliver(messages)
 
     def get(self, consumer: Consumer) -> Message | None:
@@ -241,6 +254,10 @@ class Queue(Intake):
             return messages[0]
         if self._waiting is not None:
             self.schedule()
+        self.counters.get_empty += 1
+        self.vhost.counters.get_empty += 1
+        if consumer.counters is not None:
+            consumer.counters.get_empty += 1
         return None
 
     # --- Consumers ------------------------------------------------------------------------------------------
@@ -293,10 +310,16 @@ class Queue(Intake):
 
     def settle(self, messages: list[Message], consumer: Consumer, outcome: Outcome) -> None:
         """Ends the leases of these messages, all of them with `consumer`."""
-        consumer.unsettled -= len(messages)
+        count = len(messages)
+        consumer.unsettled -= count
+        if outcome is Outcome.ACCEPT:
+            self.counters.ack += count
+            self.vhost.counters.ack += count
+            if consumer.counters is not None:
+                consumer.counters.ack += count
         if self.deleted:
             return
-        self.leased -= len(messages)
+        self.leased -= count
         if self._leases:
             self._leases.end(messages)
         if outcome is Outcome.ACCEPT:
@@ -315,6 +338,7 @@ class Queue(Intake):
         consumer.unsettled -= 1
         consumer.overdue -= 1
         self.late_settlements += 1
+        self.vhost.broker.statistics.late_settlements += 1
         if not self.deleted:
             self.schedule()
 
@@ -345,6 +369,7 @@ class Queue(Intake):
     def take_back(self, message: Message) -> None:
         """A message that was delivered before is ready again."""
         message.redelivered = True
+        self._redelivers = True
         self.backlog.push_back(message)
         if self._counts_bytes:
             self.body_bytes += message.envelope.container.body_bytes(message.content)
@@ -373,6 +398,8 @@ class Queue(Intake):
         if ended:
             ended.sort(key=lambda message: message.position)  # letters among them come in the queue's order
             self.leased -= len(ended)
+            self.expired_leases += len(ended)
+            self.vhost.broker.statistics.leases_expired += len(ended)
             for message in ended:
                 message.consumer.overdue += 1
                 message.consumer.revoked(message)

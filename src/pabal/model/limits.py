@@ -145,6 +145,18 @@ DISK_FREE_BYTES_MIN: Final = 50_000_000
 RESOURCES_CHECK_SECONDS: Final = 5
 """How often free disk space and used memory are looked at."""
 
+SAMPLE_MS: Final = 5000
+"""How often counters are sampled, for rates."""
+
+SAMPLES_MAX: Final = 13
+"""Samples kept of a queue, an exchange, a channel or a connection: a minute ..."""
+
+SAMPLES_TOTAL_MAX: Final = 121
+"""... and of the broker and its vhosts: ten minutes."""
+
+SAMPLES_SHOWN_MAX: Final = 500
+"""Samples that one request may ask for of each value."""
+
 # --- Store ---------------------------------------------------------------------------------------------------
 MAP_BYTES: Final = 64 * 1024**3
 """Address space reserved for the data file at first; doubled when it is full."""

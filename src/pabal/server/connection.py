@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
+from pabal.broker.clients import Link
 from pabal.model.errors import StoreError
 from pabal.model.limits import CLOSE_SECONDS_MAX, OUTPUT_BYTES_HIGH, OUTPUT_BYTES_LOW
 from pabal.server.tls import certificate_name
@@ -27,6 +28,15 @@ def printable(text: str) -> str:
     return text.translate(_CONTROLS)
 
 
+def _link(transport: asyncio.BaseTransport) -> Link:
+    ends: list[tuple[str, int]] = []
+    for which in ("peername", "sockname"):
+        address = transport.get_extra_info(which)
+        known = isinstance(address, tuple) and len(address) >= 2
+        ends.append((str(address[0]), int(address[1])) if known else ("?", 0))
+    return Link(*ends[0], *ends[1])
+
+
 class Connection(asyncio.BufferedProtocol):
     """One client's connection. `make_session` is called when it is made, with whether the peer is on this
     machine."""
@@ -43,6 +53,7 @@ class Connection(asyncio.BufferedProtocol):
         "_turn_bytes",
         "_writing_paused",
         "certificate_name",
+        "link",
         "peer",
         "session",
     )
@@ -55,6 +66,7 @@ class Connection(asyncio.BufferedProtocol):
         self.peer = "?"
         self.certificate_name = ""
         """The user that the peer's certificate stands for, if it showed one."""
+        self.link = Link("?", 0, "?", 0)
         self._trace = Trace(self._debug) if server.log.isEnabledFor(logging.DEBUG) else None
         self._writing_paused = False
         self._reading_paused = False
@@ -78,8 +90,10 @@ class Connection(asyncio.BufferedProtocol):
         connection = transport.get_extra_info("ssl_object")
         if connection is not None and self._server.certificates is not None:
             self.certificate_name = certificate_name(connection, self._server.certificates.login_from)
+        self.link = _link(transport)
         self._server.begin_turn()
         self.session = self._make_session(self, loopback)
+        self.session.client.link = self.link
         self._server.add(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -88,6 +102,9 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         server = self._server
         data = bytes(server.received[:nbytes])
+        link = self.link
+        link.received += 1
+        link.received_bytes += nbytes
         if not server.in_turn:
             server.begin_turn()
         if self._turn != server.turn_count:
@@ -152,9 +169,13 @@ class Connection(asyncio.BufferedProtocol):
         if transport.is_closing():
             return
         if pieces:
+            size = sum(map(len, pieces))
+            link = self.link
+            link.sent += 1
+            link.sent_bytes += size
             if len(pieces) == 1:
                 transport.write(pieces[0])
-            elif sum(map(len, pieces)) <= _JOINED_BYTES_MAX:
+            elif size <= _JOINED_BYTES_MAX:
                 transport.write(b"".join(pieces))
             else:
                 transport.writelines(pieces)
@@ -211,6 +232,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def tick(self, now_ms: int, stood_still: bool) -> None:
         """Once a second: heartbeats and deadlines. After a standstill no peer is to blame for its silence."""
+        self.link.pending_bytes = self._transport.get_write_buffer_size()
         if self.session.closed:
             if not self._closed_at_ms:
                 self._server.turn.writes(self)  # closes it, behind what is still to be sent

@@ -23,6 +23,7 @@ from pabal.model.limits import (
     REFUSED_CONNECTIONS_MAX,
     RESERVED_FILES,
     RESOURCES_CHECK_SECONDS,
+    SAMPLE_MS,
     SHUTDOWN_SECONDS_MAX,
     TURN_BYTES_BUSY_MAX,
     TURN_BYTES_MAX,
@@ -33,6 +34,7 @@ from pabal.server.admission import raise_files_limit
 from pabal.server.commit_thread import CommitThread
 from pabal.server.connection import Connection, printable
 from pabal.server.listeners import Listeners
+from pabal.server.measures import Measures
 from pabal.server.provision import GUEST, add_guest, check_vhosts, provision, restart_needed
 from pabal.server.resources import keep_freed_memory, shortages
 from pabal.server.settings import Settings, SettingsError
@@ -101,6 +103,9 @@ class Server:
         self.turn = Turn(self._broker, store, self._run_commit, self.fatal)
         self.in_turn = False
         self.turn_count = 0
+        self.measures = Measures()
+        self._begun_s = 0.0  # when the turn began, on the monotonic clock
+        self._commit_begun_s = 0.0
         self.received = memoryview(bytearray(TURN_BYTES_MAX))
         """Where connections receive, one after the other."""
         self._received_busy = self.received[:TURN_BYTES_BUSY_MAX]
@@ -135,6 +140,7 @@ class Server:
         self._check_resources()
         await self._listen()
         self._loop.call_later(1.0, self._tick_connections)
+        self._loop.call_later(SAMPLE_MS / 1000, self._sample)
         gc.freeze()
         gc.set_threshold(100_000, 50, 50)
         gc.enable()
@@ -258,7 +264,8 @@ class Server:
         """Something is about to be decided: sees to it that the turn ends after this pass of the loop."""
         if not self.in_turn:
             self.in_turn = True
-            self.now_ms = self._clock_ms()
+            self._begun_s = time.monotonic()
+            self.now_ms = int((self._started_s + self._begun_s) * 1000)
             self._broker.begin(self.now_ms)
             self._loop.call_soon(self._end_turn)
 
@@ -271,6 +278,7 @@ class Server:
         for connection in waiting:
             connection.after_input()
         self._set_timer()
+        self.measures.turns.add(time.monotonic() - self._begun_s)
 
     @contextmanager
     def _fatal_errors(self) -> Iterator[None]:
@@ -297,11 +305,13 @@ class Server:
         def finished(error: BaseException | None) -> None:
             self._loop.call_soon_threadsafe(self._committed, done, error)
 
+        self._commit_begun_s = time.monotonic()
         self._commit_thread.run(finish, finished)
 
     def _committed(self, done: Callable[[StoreError | None], None], error: BaseException | None) -> None:
         self.now_ms = self._clock_ms()
         self._broker.begin(self.now_ms)
+        self.measures.commits.add(time.monotonic() - self._commit_begun_s)
         if error is not None and not isinstance(error, StoreError):
             self.log.error("the commit failed", exc_info=error)
             error = StoreError(f"the commit failed: {error!r}")
@@ -346,9 +356,15 @@ class Server:
         self.listeners.admission.tidy()
         # After a standstill (SIGSTOP, a busy machine) what peers sent meanwhile is still to be read.
         stood_still = self.now_ms - self._ticked_ms > _STANDSTILL_MS
+        self.measures.lags.add(max(self.now_ms - self._ticked_ms - 1000, 0) / 1000)
         self._ticked_ms = self.now_ms
         for connection in list(self._connections):
             connection.tick(self.now_ms, stood_still)
+
+    def _sample(self) -> None:
+        """Rates are worked out from these."""
+        self._loop.call_later(SAMPLE_MS / 1000, self._sample)
+        self._broker.sample(self._clock_ms())
 
     def _check_resources(self) -> None:
         """Whether there is disk space and memory for more messages: tells the connections when that changes."""
@@ -381,6 +397,8 @@ class Server:
 
     def add(self, connection: Connection) -> None:
         self._connections.add(connection)
+        client = connection.session.client
+        self._broker.clients[client.name] = client
         most = self.settings.connections_max
         if len(self._connections) > most:
             connection.log(f"refused: there are {most} connections already")
@@ -390,4 +408,5 @@ class Server:
 
     def remove(self, connection: Connection) -> None:
         self._connections.discard(connection)
+        self._broker.clients.pop(connection.session.client.name, None)
         self.after_commit.pop(connection, None)

@@ -27,7 +27,8 @@ _LargePut = tuple[int, Message, int]
 class Journal:
     """`unsaved_bytes`: contents that wait for a commit, for back-pressure. `unstored`: about how many changes wait
     for a checkpoint, and `unstored_bytes` the contents that they came with. `committing`: a commit has begun and is
-    not done. `next_content_id`: for the store to set when it was opened. `shared_bytes_min`, `parted_bytes_min`:
+    not done. `entries`, `checkpoints`: how many there were; `messages_written`, `messages_read`: in them, and from
+    the store. `next_content_id`: for the store to set when it was opened. `shared_bytes_min`, `parted_bytes_min`:
     see limits."""
 
     def __init__(self) -> None:
@@ -39,6 +40,10 @@ class Journal:
         self.unstored = 0
         self.unstored_bytes = 0
         self.committing = False
+        self.entries = 0
+        self.checkpoints = 0
+        self.messages_written = 0
+        self.messages_read = 0
         self._behind: list[QueueLog] = []  # changed since the last checkpoint
         self._changes = Changes()
         self._unstored_changes = Changes()
@@ -83,6 +88,7 @@ class Journal:
         chunks: list[bytes] = []
         self._close(chunks)
         self.committing = bool(chunks)
+        self.entries += self.committing
         return chunks
 
     def take(self) -> tuple[Batch, list[QueueLog]]:
@@ -90,6 +96,7 @@ class Journal:
         told when it is durable."""
         self._close(None)
         self.committing = True
+        self.checkpoints += 1
         changes, self._unstored_changes = self._unstored_changes, Changes()
         batch = Batch(definitions=list(changes.definitions.items()), drops=changes.drops, gone=changes.gone)
         logs, self._behind = self._behind, []
@@ -319,6 +326,7 @@ class QueueLog:
         for message in put:
             message.state = LOGGED
         self.count += len(put) - len(gone)
+        self._journal.messages_written += len(put)
         if self.counts_bytes:
             self.body_bytes += sum(message.envelope.container.body_bytes(message.content) for message in put)
         if self.levels is not None:

@@ -60,6 +60,7 @@ class Login:
 
     def start_ok(self, properties: dict[str, Any], mechanism: str, response: bytes, locale: str) -> None:
         session = self._session
+        session.client.properties, session.client.mechanism = properties, mechanism
         capabilities = properties.get("capabilities")
         if isinstance(capabilities, dict):
             session.wants_cancel_notify = capabilities.get("consumer_cancel_notify") is True
@@ -88,6 +89,7 @@ class Login:
 
     def _authenticated(self, answer: Answer) -> None:
         session = self._session
+        session.broker.statistics.login("amqp091", not isinstance(answer, Refused))
         if isinstance(answer, Refused):
             session.log(f"refused: {answer.reason}")
             self._refuse()
@@ -138,7 +140,7 @@ class Login:
             vhost.connect(session, session.user)
             rights.enter(session.targets.clear, session.revoke)
         except errors.NotAllowed as error:
-            vhost.connections.discard(session)
+            vhost.disconnect(session)
             raise WireError(codes.NOT_ALLOWED, str(error)) from None
         session.vhost = vhost
         session.rights = rights

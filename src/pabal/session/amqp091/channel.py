@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pabal.broker.clients import Client
 from pabal.broker.consumer import Consumer
 from pabal.broker.inbox import Inbox
 from pabal.broker.queue import Queue
+from pabal.broker.statistics import Counters
 from pabal.model.arguments import parse_consumer_arguments
 from pabal.model.message import Message, Outcome
 from pabal.session.amqp091 import entities, replies, transaction
@@ -40,6 +42,9 @@ class Channel:
         self.rights = session.rights
         self.number = number
         self.closed = False
+        self.since_ms = session.broker.now_ms
+        self.counters = Counters()
+        session.broker.statistics.channels_opened += 1
         self.prefetch = 0
         self.last_queue = ""
         self.last_delivery = 0
@@ -50,7 +55,7 @@ class Channel:
         self.publisher = Publisher(self)
         self.transaction: transaction.Transaction | None = None  # after tx.select
         self._first_unsettled = 1  # no delivery below it is unsettled
-        self._consumer_prefetch = 0
+        self.consumer_prefetch = 0
         self._getter: GetConsumer | None = None  # of the last basic.get
 
     def call(self, method: m.Method, arguments: tuple[Any, ...]) -> None:
@@ -88,11 +93,51 @@ class Channel:
 
     def close(self) -> None:
         """Cancels the consumers and gives back what is unsettled; what a transaction holds is not done."""
+        if not self.closed:
+            self.broker.statistics.channels_closed += 1
         self.closed = True
         self.stop_consumers()
         if self.transaction is not None:
             self.transaction.rollback()
         self.settle(self.unsettled_deliveries, list(self.unsettled_deliveries), Outcome.RETURN)
+
+    # --- What is to be seen of it, see broker.clients ---------------------------------------------------------
+
+    @property
+    def client(self) -> Client:
+        return self.session.client
+
+    @property
+    def open_consumers(self) -> Sequence[Consumer]:
+        return list(self.consumers.values())
+
+    @property
+    def confirming(self) -> bool:
+        return self.publisher.confirming
+
+    @property
+    def transactional(self) -> bool:
+        return self.transaction is not None
+
+    @property
+    def channel_prefetch(self) -> int:
+        return self.prefetch
+
+    @property
+    def unacknowledged(self) -> int:
+        return len(self.unsettled_deliveries)
+
+    @property
+    def unconfirmed(self) -> int:
+        return self.publisher.unconfirmed
+
+    @property
+    def uncommitted(self) -> int:
+        return 0 if self.transaction is None else self.transaction.held_messages
+
+    @property
+    def uncommitted_acknowledgements(self) -> int:
+        return 0 if self.transaction is None else self.transaction.held_settlements
 
     # --- Settling -------------------------------------------------------------------------------------------
 
@@ -208,7 +253,7 @@ class Channel:
                 consumer.shared_credit = count > 0
             self._schedule_consumers()
         else:
-            self._consumer_prefetch = count
+            self.consumer_prefetch = count
         self.reply(m.BASIC_QOS_OK)
 
     def basic_consume(
@@ -233,7 +278,7 @@ class Channel:
             queue = self.vhost.queue(queue_name, self.session)
         queue.check_exclusive(exclusive)
         priority, lease_ms = parse_consumer_arguments(arguments, queue.name, queue.vhost.name)
-        consumer = ChannelConsumer(self, queue, tag, no_ack, exclusive, self._consumer_prefetch, priority)
+        consumer = ChannelConsumer(self, queue, tag, no_ack, exclusive, self.consumer_prefetch, priority, arguments)
         consumer.lease_ms = lease_ms
         consumer.shared_credit = self.prefetch > 0
         self.consumers[tag] = consumer

@@ -18,6 +18,7 @@ from pabal.model.limits import (
 from pabal.model.message import Container
 from pabal.session.amqp091.authentication import Login
 from pabal.session.amqp091.channel import Channel
+from pabal.session.amqp091.client import Amqp091Client
 from pabal.session.amqp091.faults import CHANNEL_CODES, CONNECTION_CODES, ChannelFault
 from pabal.session.amqp091.handshake import STATES
 from pabal.session.amqp091.output import Output
@@ -41,21 +42,22 @@ class Amqp091Session:
     """
 
     __slots__ = (
-        "_alarmed",
         "_begun_ms",
-        "_channel_max",
-        "_channels",
         "_closing_channels",
         "_header",
-        "_heartbeat_ms",
         "_held",
         "_login",
         "_lost_track",
         "_received_ms",
         "_scanner",
+        "alarmed",
         "broker",
+        "channel_max",
+        "channels",
+        "client",
         "container",
         "frame_bytes_max",
+        "heartbeat_ms",
         "log",
         "output",
         "refusal",
@@ -83,6 +85,7 @@ class Amqp091Session:
     ) -> None:
         self.broker = broker
         self.container = container
+        self.client = Amqp091Client(self)
         self.vhost: Vhost | None = None
         self.rights: Rights | None = None
         self.user = ""
@@ -95,14 +98,14 @@ class Amqp091Session:
         """What basic.publish frames say, of all channels: see publishing."""
         self._held = False  # until it is known who the peer is
         self._login = Login(self, access, loopback, peer, certificate_name)
-        self._alarmed = False  # it published during an alarm, and is not read until that is over
+        self.alarmed = False  # it published during an alarm, and is not read until that is over
         self.settings = settings
         self.log = log
         self._header = b""
-        self._channels: dict[int, Channel] = {}
+        self.channels: dict[int, Channel] = {}
         self._closing_channels: dict[int, None] = {}  # an empty set takes three times as much
-        self._channel_max = settings.channel_max
-        self._heartbeat_ms = 0
+        self.channel_max = settings.channel_max
+        self.heartbeat_ms = 0
         self._begun_ms = broker.now_ms
         self._received_ms = broker.now_ms
         self._lost_track = False  # where frames begin is not known any more: only the end of the stream counts
@@ -132,13 +135,13 @@ class Amqp091Session:
         self._go_on()
         if self.output.congested:
             self.output.congested = False
-            for channel in self._channels.values():
+            for channel in self.channels.values():
                 for consumer in channel.consumers.values():
                     consumer.queue.schedule()
 
     def _go_on(self) -> None:
         output = self.output
-        held = output.awaits_commit or output.stalled or self._alarmed or self._held
+        held = output.awaits_commit or output.stalled or self.alarmed or self._held
         if self._scanner.paused and not held and self.state != "closed":
             self._scanner.paused = False
             self._scan(b"")
@@ -162,15 +165,15 @@ class Amqp091Session:
             return
         alarms = self.broker.alarms
         self._scanner.hold_publishes(bool(alarms))
-        if self._alarmed and not alarms:
-            self._alarmed = False
+        if self.alarmed and not alarms:
+            self.alarmed = False
             if self.wants_blocked:
                 self.output.write(m.encode_method(0, m.CONNECTION_UNBLOCKED))
             self._go_on()
 
     def on_publish_held(self) -> None:
         """See wire.frames.Receiver."""
-        self._alarmed = True
+        self.alarmed = True
         if self.wants_blocked:
             reason = "low on " + " & ".join(self.broker.alarms)
             self.output.write(m.encode_method(0, m.CONNECTION_BLOCKED, reason))
@@ -310,9 +313,9 @@ class Amqp091Session:
 
     def tune(self, channel_max: int, frame_bytes_max: int, heartbeat_seconds: int) -> None:
         """What was agreed on."""
-        self._channel_max = channel_max
+        self.channel_max = channel_max
         self.frame_bytes_max = self._scanner.frame_bytes_max = frame_bytes_max
-        self._heartbeat_ms = heartbeat_seconds * 1000
+        self.heartbeat_ms = heartbeat_seconds * 1000
 
     # --- Channels -------------------------------------------------------------------------------------------
 
@@ -326,12 +329,12 @@ class Amqp091Session:
                 self._closing_channels.pop(number, None)
                 self._scanner.forget_channel(number)
         elif method is m.CHANNEL_OPEN:
-            if number in self._channels:
+            if number in self.channels:
                 raise WireError(codes.CHANNEL_ERROR, "second 'channel.open' seen")
-            if len(self._channels) + len(self._closing_channels) >= self._channel_max:
+            if len(self.channels) + len(self._closing_channels) >= self.channel_max:
                 text = (
-                    f"number of channels opened ({len(self._channels)}) has reached the negotiated "
-                    f"channel_max ({self._channel_max})"
+                    f"number of channels opened ({len(self.channels)}) has reached the negotiated "
+                    f"channel_max ({self.channel_max})"
                 )
                 self._fail(WireError(codes.NOT_ALLOWED, text))
                 return
@@ -340,7 +343,7 @@ class Amqp091Session:
                 self.rights.open_channel()
             except errors.NotAllowed as error:
                 raise WireError(codes.NOT_ALLOWED, str(error)) from None
-            self._channels[number] = Channel(self, number)
+            self.channels[number] = Channel(self, number)
             self.output.write(m.encode_method(number, m.CHANNEL_OPEN_OK))
         elif method is m.CHANNEL_CLOSE:
             channel = self._channel(number, method)
@@ -353,7 +356,7 @@ class Amqp091Session:
 
     def _channel(self, number: int, method: m.Method) -> Channel | None:
         """The open channel; None when what comes on it is to be ignored, as it or the connection is closing."""
-        channel = self._channels.get(number)
+        channel = self.channels.get(number)
         if channel is not None and self.state == "open":
             return channel
         if self.state in ("closing", "closed") or number in self._closing_channels:
@@ -364,7 +367,7 @@ class Amqp091Session:
 
     def _forget(self, number: int) -> None:
         """The channel is open no more."""
-        if self._channels.pop(number, None) is not None and self.rights is not None:
+        if self.channels.pop(number, None) is not None and self.rights is not None:
             self.rights.channels -= 1
 
     # --- Errors and the end ---------------------------------------------------------------------------------
@@ -395,7 +398,7 @@ class Amqp091Session:
         self.state = "closing"
         self._begun_ms = self.broker.now_ms
         self.output.forget_held()
-        self._alarmed = False
+        self.alarmed = False
         self._scanner.close()
         self._scanner.paused = self.output.stalled
         self.output.write(m.encode_method(0, m.CONNECTION_CLOSE, error.code, text, error.class_id, error.method_id))
@@ -432,11 +435,11 @@ class Amqp091Session:
     def _release(self) -> None:
         """Gives back what the connection held: consumers first, so that nothing comes back to itself. An error of
         ours on the way does not keep the rest of it."""
-        channels = list(self._channels.values())
-        self._channels.clear()
+        channels = list(self.channels.values())
+        self.channels.clear()
         with ExitStack() as last_first:
             if self.vhost is not None:
-                last_first.callback(self.vhost.connections.discard, self)
+                last_first.callback(self.vhost.disconnect, self)
             if self.rights is not None:
                 self.rights.channels = 0
                 last_first.callback(self.rights.leave)
@@ -459,13 +462,13 @@ class Amqp091Session:
                 self.end()
         elif self._login.expired(now_ms):
             self.revoke("credential expired")
-        elif self._heartbeat_ms:
-            if self._alarmed or self.output.awaits_commit:
+        elif self.heartbeat_ms:
+            if self.alarmed or self.output.awaits_commit:
                 self.excuse_silence()
-            if now_ms - self._received_ms > 2 * self._heartbeat_ms:
-                self.log(f"closed: no heartbeat within {2 * self._heartbeat_ms // 1000} s")
+            if now_ms - self._received_ms > 2 * self.heartbeat_ms:
+                self.log(f"closed: no heartbeat within {2 * self.heartbeat_ms // 1000} s")
                 self.end()
-            elif now_ms - self.output.sent_ms >= self._heartbeat_ms // 2:
+            elif now_ms - self.output.sent_ms >= self.heartbeat_ms // 2:
                 self.output.write(m.HEARTBEAT_FRAME)
 
     def name_consumer(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from struct import Struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pabal.broker.consumer import Consumer
 from pabal.broker.queue import Queue
@@ -51,7 +51,7 @@ class Revoked:
 
 
 class ChannelConsumer(Consumer):
-    """A consumer made by basic.consume. `prefetch`: how many it may hold unsettled, 0 for any number."""
+    """A consumer made by basic.consume."""
 
     def __init__(
         self,
@@ -62,10 +62,15 @@ class ChannelConsumer(Consumer):
         exclusive: bool,
         prefetch: int,
         priority: int,
+        arguments: dict[str, Any],
     ) -> None:
         super().__init__(queue, tag, auto_settle, exclusive, priority)
         self.channel = channel
+        self.counters = channel.counters
+        self.home = channel
         self.prefetch = prefetch
+        if arguments:
+            self.table = arguments
         self._content_start = _CONTENT_START.pack(FRAME_HEADER, channel.number)
         self._envelope: Envelope | None = None  # of the last message
         self._before_tag = b""
@@ -148,6 +153,8 @@ class GetConsumer(Consumer):
     def __init__(self, channel: Channel, queue: Queue, auto_settle: bool) -> None:
         super().__init__(queue, "", auto_settle, False)
         self.channel = channel
+        self.counters = channel.counters
+        self.asked = True
         self._envelope: Envelope | None = None
         self._before_tag = b""
         self._address = b""

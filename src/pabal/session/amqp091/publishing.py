@@ -70,6 +70,11 @@ class Publisher:
         self._confirmed = 0
         self._refused: deque[int] | None = None  # made when it is needed: an empty one takes 760 bytes
 
+    @property
+    def unconfirmed(self) -> int:
+        """Messages published that the client has not heard of yet."""
+        return self.sequence - self._confirmed
+
     def publish(self, frame: bytes, contents: list[bytes], content_bytes: int) -> None:
         """Takes contents that follow the same frame and have the same properties."""
         target = self._target(frame)
@@ -124,17 +129,30 @@ class Publisher:
         if self.transaction is not None:
             self.transaction.publish(envelope, target.mandatory, contents, content_bytes)
             return
-        published = self._channel.vhost.publish(envelope, contents, content_bytes)
-        if published.unroutable and target.mandatory:
-            for index in published.unroutable:
-                self.send_back(envelope, contents[index])
+        vhost = self._channel.vhost
+        published = vhost.publish(envelope, contents, content_bytes)
+        count = len(contents)
+        self._channel.counters.publish += count
+        if published.unroutable:
+            self.count_unroutable(len(published.unroutable), target.mandatory)
+            if target.mandatory:
+                for index in published.unroutable:
+                    self.send_back(envelope, contents[index])
         if self.confirming:
+            vhost.counters.publish_confirming += count
             if published.refused:
                 if self._refused is None:
                     self._refused = deque()
                 self._refused.extend(self.sequence + 1 + index for index in published.refused)
-            self.sequence += len(contents)
+            self.sequence += count
             self._channel.broker.await_durable(self._channel, self.sequence)
+
+    def count_unroutable(self, count: int, returned: bool) -> None:
+        for counters in (self._channel.counters, self._channel.vhost.counters):
+            if returned:
+                counters.return_unroutable += count
+            else:
+                counters.drop_unroutable += count
 
     def _target(self, frame: bytes) -> Target:
         target = self._targets.get(frame)
@@ -219,6 +237,8 @@ class Publisher:
     def _acknowledge(self, upto: int) -> None:
         if upto > self._confirmed:
             self._channel.output.write(encode_ack(self._channel.number, upto, upto > self._confirmed + 1))
+            self._channel.counters.confirm += upto - self._confirmed
+            self._channel.vhost.counters.confirm += upto - self._confirmed
             self._confirmed = upto
 
 

@@ -49,6 +49,14 @@ class Transaction:
         self._settlements: list[tuple[list[int], Outcome]] = []
         self._deliveries: dict[int, Message | Revoked] = {}  # those settled, by delivery tag
 
+    @property
+    def held_messages(self) -> int:
+        return sum(len(run.contents) for run in self._runs)
+
+    @property
+    def held_settlements(self) -> int:
+        return sum(len(tags) for tags, _ in self._settlements)
+
     # --- Holding --------------------------------------------------------------------------------------------
 
     def publish(self, envelope: Envelope, mandatory: bool, contents: list[bytes], content_bytes: int) -> None:
@@ -101,8 +109,14 @@ class Transaction:
         self._check_room(routed)
         self._check_leases()
         for run, targets in routed:
+            count = len(run.contents)
+            self._channel.counters.publish += count
+            self._channel.vhost.count_published(run.envelope, count, count * len(targets))
             for queue in targets:
+                queue.counters.publish += count
                 queue.publish(run.envelope, run.contents, run.content_bytes, forced=True)
+            if not targets:
+                self._channel.publisher.count_unroutable(count, run.mandatory)
             if run.mandatory and not targets:
                 for content in run.contents:
                     self._channel.publisher.send_back(run.envelope, content)
