@@ -17,7 +17,8 @@ from pabal.broker.broker import Broker
 from pabal.broker.consumer import Consumer
 from pabal.broker.exchange import Exchange
 from pabal.broker.queue import Queue
-from pabal.broker.vhost import Published, Vhost
+from pabal.broker.router import Published
+from pabal.broker.vhost import Vhost
 from pabal.model.definitions import BindingDefinition, ExchangeDefinition
 from pabal.model.message import Death, Envelope, Message
 from pabal.store.memory import Disk, MemoryStore

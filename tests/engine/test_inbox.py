@@ -10,7 +10,8 @@ from pabal.broker import inbox as inbox_module
 from pabal.broker.broker import Broker
 from pabal.broker.consumer import Consumer
 from pabal.broker.inbox import Inbox
-from pabal.broker.vhost import ALL_TAKEN, Published, Vhost
+from pabal.broker.router import ALL_TAKEN, Published
+from pabal.broker.vhost import Vhost
 from pabal.model.message import Envelope, Message
 from pabal.session.amqp091.container import Amqp091Container
 from pabal.store.memory import MemoryStore
