@@ -44,6 +44,7 @@ class Node(Protocol):
     process_id: int
     processors: int
     started_ms: int
+    message_bytes_max: int
     data: str
     config_files: Sequence[str]
     log_files: Sequence[str]

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Final
 
-from pabal.management import overview
+from pabal.management import bindings, exchanges, health, messages, overview, parameters, policies, queues, vhosts
 from pabal.management.routes import Route
 
-ROUTES: Final[tuple[Route, ...]] = (*overview.ROUTES,)
+ROUTES: Final[tuple[Route, ...]] = (
+    *overview.ROUTES,
+    *vhosts.ROUTES,
+    *exchanges.ROUTES,
+    *queues.ROUTES,
+    *bindings.ROUTES,
+    *messages.ROUTES,
+    *policies.ROUTES,
+    *parameters.ROUTES,
+    *health.ROUTES,
+)

@@ -10,9 +10,9 @@ from pabal.model.message import Envelope, Message
 
 class MessageCodec(Protocol):
     def encode(
-        self, exchange: str, routing_key: str, properties: Mapping[str, Any], body: bytes, user: str
+        self, exchange: str, routing_key: str, properties: Mapping[str, Any], body: bytes
     ) -> tuple[Envelope, bytes]:
-        """A message to be published by `user`, its properties under RabbitMQ's names ("delivery_mode", "headers").
+        """A message to be published, its properties under RabbitMQ's names ("delivery_mode", "headers").
         PreconditionFailed, InvalidParameter: it cannot be."""
 
     def properties(self, message: Message) -> dict[str, Any]:

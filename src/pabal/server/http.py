@@ -188,6 +188,9 @@ class Api:
                 until = time.monotonic() + HTTP_SLICE_MS / 1000
         except StopIteration as end:
             return end.value
+        finally:
+            self._server.begin_turn()
+            work.close()
 
     async def _until_durable(self) -> None:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()

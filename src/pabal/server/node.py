@@ -33,6 +33,7 @@ class ServerNode:
         self.process_id = os.getpid()
         self.processors = os.cpu_count() or 1
         self.started_ms = server.now_ms
+        self.message_bytes_max = settings.message_bytes_max
         self.data = "" if settings.memory else str(Path(settings.data).resolve())
         self.config_files: Sequence[str] = ()
         self.log_files: Sequence[str] = ("<stderr>",)

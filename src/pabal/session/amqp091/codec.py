@@ -34,15 +34,12 @@ class Amqp091Codec:
         self._container = container
 
     def encode(
-        self, exchange: str, routing_key: str, properties: Mapping[str, Any], body: bytes, user: str
+        self, exchange: str, routing_key: str, properties: Mapping[str, Any], body: bytes
     ) -> tuple[Envelope, bytes]:
         checked = {name: _checked(name, properties[name]) for name in PROPERTY_NAMES if name in properties}
         try:
             encoded = encode_properties(checked)
             content = build(encoded, body, 1, FRAME_BYTES_MAX)
-            user_id = checked.get("user_id")
-            if user_id is not None and user_id != user:
-                raise PreconditionFailed(f"user_id property set to '{user_id}' but authenticated user was '{user}'")
             copies = read_copies(encoded)
             expiration = checked.get("expiration")
             ttl_ms = None if expiration is None else read_expiration(str(expiration))
