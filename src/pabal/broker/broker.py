@@ -53,7 +53,6 @@ class Broker:
         self.now_ms = now_ms
         self.vhosts: dict[str, Vhost] = {}
         self.accounts = Accounts(self)
-        self.users: dict[str, UserDefinition] = {}
         self.parameters: dict[tuple[str, str, str], ParameterDefinition] = {}
         """By vhost, component and name; global ones have neither of the first two."""
         self.scheduled: list[Queue] = []
@@ -273,16 +272,13 @@ class Broker:
 
     def _restore_one(self, definition: Definition, loaded: Loaded) -> None:
         if isinstance(definition, VhostDefinition):
-            self.vhosts[definition.name] = Vhost(self, definition.name)
+            self.vhosts[definition.name] = Vhost(self, definition)
+        elif isinstance(definition, ParameterDefinition):
+            self.parameters[definition.vhost, definition.component, definition.name] = definition
         elif isinstance(
             definition, UserDefinition | PermissionDefinition | TopicPermissionDefinition | UserLimitsDefinition
         ):
             self.accounts.restore(definition)
-            self.vhosts[definition.name] = Vhost(self, definition)
-        elif isinstance(definition, ParameterDefinition):
-            self.parameters[definition.vhost, definition.component, definition.name] = definition
-        elif isinstance(definition, UserDefinition):
-            self.users[definition.name] = definition
         elif isinstance(definition, VhostLimitsDefinition):
             self.vhosts[definition.vhost].limits = definition
         elif isinstance(definition, PolicyDefinition):
