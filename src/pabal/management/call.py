@@ -73,7 +73,7 @@ true behind it."""
 @dataclass(slots=True)
 class Call:
     """One request. `arguments`: the variable parts of the path. `query`: the last value of each name. `path`: as it
-    came, without the query."""
+    came, without the query. `reason`: what the header X-Reason says."""
 
     broker: Broker
     node: Node
@@ -84,6 +84,8 @@ class Call:
     arguments: Mapping[str, str]
     query: Mapping[str, str]
     body: bytes = b""
+    content_type: str = ""
+    reason: str = ""
 
     # --- What was asked for ---------------------------------------------------------------------------------
 

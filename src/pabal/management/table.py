@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from typing import Final
 
-from pabal.management import bindings, exchanges, health, messages, overview, parameters, policies, queues, vhosts
+from pabal.management import (
+    bindings,
+    definitions,
+    exchanges,
+    health,
+    messages,
+    overview,
+    parameters,
+    policies,
+    queues,
+    users,
+    vhosts,
+)
 from pabal.management.routes import Route
 
 ROUTES: Final[tuple[Route, ...]] = (
@@ -17,4 +29,6 @@ ROUTES: Final[tuple[Route, ...]] = (
     *policies.ROUTES,
     *parameters.ROUTES,
     *health.ROUTES,
+    *users.ROUTES,
+    *definitions.ROUTES,
 )

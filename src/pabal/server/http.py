@@ -97,6 +97,8 @@ class Api:
             request.scope["raw_path"].decode("ascii"),
             arguments,
             dict(parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)),
+            content_type=request.headers.get("content-type", ""),
+            reason=request.headers.get("x-reason", ""),
         )
         if not may_use(route.who, call):
             raise not_authorised(route.who.value.strip())
