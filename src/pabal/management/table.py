@@ -10,6 +10,7 @@ from pabal.management import (
     exchanges,
     health,
     messages,
+    openapi,
     overview,
     parameters,
     policies,
@@ -19,16 +20,22 @@ from pabal.management import (
 )
 from pabal.management.routes import Route
 
+
+def _all() -> tuple[Route, ...]:
+    return ROUTES
+
+
 ROUTES: Final[tuple[Route, ...]] = (
+    *openapi.routes_about(_all),
     *overview.ROUTES,
     *vhosts.ROUTES,
+    *users.ROUTES,
     *exchanges.ROUTES,
     *queues.ROUTES,
     *bindings.ROUTES,
     *messages.ROUTES,
     *policies.ROUTES,
     *parameters.ROUTES,
-    *health.ROUTES,
-    *users.ROUTES,
     *definitions.ROUTES,
+    *health.ROUTES,
 )
