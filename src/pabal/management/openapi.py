@@ -99,7 +99,7 @@ def page(routes: Iterable[Route], version: str) -> bytes:
         )
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>Pabal's HTTP API</title><style>{_STYLE}</style>"
-        f"<h1>Pabal's HTTP API</h1><p>Pabal {escape(version)}. The API of RabbitMQ's management plugin: its tools and "
+        f"<h1>Pabal's HTTP API</h1><p>Pabal {escape(version)}. The API of RabbitMQ's management plugin: tools and "
         f"clients work unchanged. Names in paths are percent-encoded (<code>/</code> is <code>%2F</code>). "
         f"<a href=/api/openapi.json>OpenAPI description</a>.</p><table>{''.join(rows)}</table></html>"
     ).encode()
