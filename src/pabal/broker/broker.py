@@ -22,6 +22,7 @@ from pabal.model.definitions import (
     BindingDefinition,
     Definition,
     ExchangeDefinition,
+    ParameterDefinition,
     PermissionDefinition,
     PolicyDefinition,
     QueueDefinition,
@@ -59,6 +60,8 @@ class Broker:
         self.samples = Samples(self)
         self.clients: dict[str, Client] = {}
         """All connections, from accept to end."""
+        self.parameters: dict[tuple[str, str, str], ParameterDefinition] = {}
+        """By vhost, component and name; global ones have neither of the first two."""
         self.scheduled: list[Queue] = []
         self.waiters: dict[Waiter, int] = {}
         self.random_token = random_token
@@ -152,8 +155,44 @@ class Broker:
     def add_vhost(self, name: str) -> None:
         """Nothing when it is there."""
         if name not in self.vhosts:
-            self.vhosts[name] = Vhost(self, name)
-            self.store.journal.define(VhostDefinition(name))
+            self.put_vhost(VhostDefinition(name))
+
+    def put_vhost(self, definition: VhostDefinition) -> bool:
+        """Adds the vhost or changes what is said of it; True when it was added."""
+        vhost = self.vhosts.get(definition.name)
+        if vhost is None:
+            self.vhosts[definition.name] = Vhost(self, definition)
+        elif vhost.definition == definition:
+            return False
+        else:
+            vhost.definition = definition
+        self.store.journal.define(definition)
+        return vhost is None
+
+    def delete_vhost(self, name: str) -> None:
+        """With all that is in it and was said of it. NotFound."""
+        vhost = self.vhost(name)
+        vhost.clear()
+        self.change_policies((), vhost.policies.definitions.values())
+        self.put_vhost_limits(VhostLimitsDefinition(name))
+        for parameter in [p for p in self.parameters.values() if p.vhost == name]:
+            self.delete_parameter(parameter)
+        self.accounts.forget_vhost(name)
+        del self.vhosts[name]
+        self.store.journal.undefine(vhost.definition)
+
+    def put_parameter(self, parameter: ParameterDefinition) -> bool:
+        """Keeps it; True when there was none of that name."""
+        place = (parameter.vhost, parameter.component, parameter.name)
+        before = self.parameters.get(place)
+        if before != parameter:
+            self.parameters[place] = parameter
+            self.store.journal.define(parameter)
+        return before is None
+
+    def delete_parameter(self, parameter: ParameterDefinition) -> None:
+        del self.parameters[parameter.vhost, parameter.component, parameter.name]
+        self.store.journal.undefine(parameter)
 
     def change_policies(self, put: Iterable[PolicyDefinition], remove: Iterable[PolicyDefinition] = ()) -> None:
         """Adds or changes some policies and takes others away, all in one step: no queue ever sees a part of it.
@@ -232,6 +271,7 @@ class Broker:
             UserLimitsDefinition,
             VhostLimitsDefinition,
             PolicyDefinition,
+            ParameterDefinition,
             ExchangeDefinition,
             QueueDefinition,
             BindingDefinition,
@@ -249,7 +289,9 @@ class Broker:
 
     def _restore_one(self, definition: Definition, loaded: Loaded) -> None:
         if isinstance(definition, VhostDefinition):
-            self.vhosts[definition.name] = Vhost(self, definition.name)
+            self.vhosts[definition.name] = Vhost(self, definition)
+        elif isinstance(definition, ParameterDefinition):
+            self.parameters[definition.vhost, definition.component, definition.name] = definition
         elif isinstance(
             definition, UserDefinition | PermissionDefinition | TopicPermissionDefinition | UserLimitsDefinition
         ):

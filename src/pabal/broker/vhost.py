@@ -17,6 +17,7 @@ from pabal.model.definitions import (
     BindingDefinition,
     ExchangeDefinition,
     QueueDefinition,
+    VhostDefinition,
     VhostLimitsDefinition,
 )
 from pabal.model.errors import (
@@ -34,14 +35,15 @@ if TYPE_CHECKING:
 
 
 class Vhost(Router):
-    def __init__(self, broker: Broker, name: str) -> None:
-        super().__init__(broker, name)
+    def __init__(self, broker: Broker, definition: VhostDefinition) -> None:
+        super().__init__(broker, definition.name)
+        self.definition = definition
         self.policies = Policies()
-        self.limits = VhostLimitsDefinition(name)
+        self.limits = VhostLimitsDefinition(definition.name)
         self.connections: set[object] = set()
         self._bindings_to: dict[Queue | Exchange, dict[tuple[str, BindingKey], Binding]] = {}
         for exchange, kind in PREDECLARED:
-            self.add_exchange(ExchangeDefinition(name, exchange, kind))
+            self.add_exchange(ExchangeDefinition(definition.name, exchange, kind))
 
     def connect(self, connection: object, user: str) -> None:
         """A connection begins to use the vhost, until `disconnect`. NotAllowed: there are as many as
@@ -59,6 +61,15 @@ class Vhost(Router):
         if connection in self.connections:
             self.connections.discard(connection)
             self.broker.statistics.connections_closed += 1
+
+    def clear(self) -> None:
+        """It is being deleted: so is all that is in it."""
+        for queue in list(self.queues.values()):
+            self.delete_queue(queue)
+        for exchange in list(self.exchanges.values()):
+            self._remove_exchange(exchange)
+        for inbox in list(self.inboxes.values()):
+            self.close_inbox(inbox)
 
     # --- Exchanges ------------------------------------------------------------------------------------------
 
@@ -318,6 +329,13 @@ class Vhost(Router):
         if _is_unused(source):
             self._remove_exchange(source)
         return True
+
+    def bindings_to(self, name: str, to_exchange: bool) -> list[BindingDefinition]:
+        """Those to the queue, or exchange, of this name; but for that of every queue from the default exchange."""
+        destination: Queue | Exchange | None = (self.exchanges if to_exchange else self.queues).get(name)
+        if destination is None:
+            return []
+        return [binding.definition for binding in self._bindings_to.get(destination, {}).values()]
 
     def _remove_binding(self, source: Exchange, binding: Binding) -> None:
         source.unbind(binding.key)

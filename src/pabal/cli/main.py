@@ -37,6 +37,8 @@ def main() -> None:
 @click.option("--data", type=click.Path(file_okay=False), help="Data directory.  [default: ./pabal-data]")
 @click.option("--memory", is_flag=True, default=None, help="Keep nothing on disk.")
 @click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="A TOML file with settings.")
+@click.option("--http-port", type=int, help="Port of the HTTP API; 0 for any free one.  [default: 15672]")
+@click.option("--http/--no-http", default=None, help="Serve the HTTP API.  [default: yes]")
 @click.option("--compat", help="Stand for rabbitmq-3.12 or rabbitmq-4.3.  [default: rabbitmq-3.12]")
 @click.option("--log-level", help="debug, info, warning or error.  [default: info]")
 def serve(config: Path | None, **given: Any) -> None:
@@ -77,7 +79,7 @@ def _run(settings: Any, reread: Callable[[], Any]) -> None:
         except OSError as error:
             store.close()
             _die(f"cannot listen on {settings.bind} port {settings.port}: {error.strerror or error}", 1)
-        _banner(settings, server.listeners.all[0].port)
+        _banner(settings, server.listeners.all[0].port, server.http.port if server.http else None)
         await server.run()
         click.echo("stopped: everything confirmed is on disk" if not settings.memory else "stopped")
 
@@ -95,7 +97,7 @@ def _event_loop_run(main_coroutine: Any) -> None:
         uvloop.run(main_coroutine())
 
 
-def _banner(settings: Any, port: int) -> None:
+def _banner(settings: Any, port: int, http_port: int | None) -> None:
     where = "nowhere: everything is forgotten at the end" if settings.memory else str(Path(settings.data).resolve())
     host = f"[{settings.bind}]" if ":" in settings.bind else settings.bind
     url_host = "localhost" if settings.bind in ("127.0.0.1", "0.0.0.0", "::1", "::") else host
@@ -104,6 +106,7 @@ def _banner(settings: Any, port: int) -> None:
     rows = [
         ("AMQP 0-9-1", f"{host}:{port}"),
         ("connect", f"amqp://{login}{url_host}:{port}/"),
+        ("HTTP API", f"http://{host}:{http_port}/api/" if http_port else "none"),
         ("data", where),
     ]
     click.echo(click.style(f"\n  pabal {__version__}", bold=True) + f"  ready in {ready_ms:.0f} ms\n")

@@ -20,7 +20,12 @@ from typing import Any, Final
 
 @dataclass(frozen=True, slots=True)
 class VhostDefinition:
+    """`description`, `tags`: for people. `default_queue_type`: kept for tools that set it, "" for none."""
+
     name: str
+    description: str = ""
+    tags: list[str] = field(default_factory=list)
+    default_queue_type: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +130,17 @@ class PolicyDefinition:
 
 
 @dataclass(frozen=True, slots=True)
+class ParameterDefinition:
+    """Something that is kept for tools and means nothing to the broker: RabbitMQ's parameters (of plugins, in a
+    vhost), and its global ones, which have neither `vhost` nor `component`. `value`: whatever JSON has."""
+
+    vhost: str
+    component: str
+    name: str
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
 class VhostLimitsDefinition:
     """How much there may be in a vhost; None for any number. `from_settings`: as a policy's."""
 
@@ -141,6 +157,7 @@ Definition = (
     | TopicPermissionDefinition
     | UserLimitsDefinition
     | PolicyDefinition
+    | ParameterDefinition
     | VhostLimitsDefinition
     | ExchangeDefinition
     | QueueDefinition
@@ -154,6 +171,7 @@ KINDS: dict[str, type[Any]] = {
     "topic-permission": TopicPermissionDefinition,
     "user-limits": UserLimitsDefinition,
     "policy": PolicyDefinition,
+    "parameter": ParameterDefinition,
     "vhost-limits": VhostLimitsDefinition,
     "exchange": ExchangeDefinition,
     "queue": QueueDefinition,
@@ -168,6 +186,7 @@ _IDENTITY = {
     TopicPermissionDefinition: ("user", "vhost", "exchange"),
     UserLimitsDefinition: ("user",),
     PolicyDefinition: ("vhost", "operator", "name"),
+    ParameterDefinition: ("vhost", "component", "name"),
     VhostLimitsDefinition: ("vhost",),
     ExchangeDefinition: ("vhost", "name"),
     QueueDefinition: ("vhost", "name"),

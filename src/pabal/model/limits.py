@@ -187,3 +187,37 @@ DROPS_PER_COMMIT_MAX: int = 2000
 
 SETTLEMENTS_WAIT_MS: int = 5
 """After a commit, settlements that nobody waits for may wait so long for more of them."""
+
+# --- HTTP API ------------------------------------------------------------------------------------------------
+HTTP_BODY_BYTES_MAX: Final = 20_000_000
+"""Of one request, as in RabbitMQ."""
+
+HTTP_BODIES_BYTES_MAX: Final = 100_000_000
+"""Of all requests that are being read or done."""
+
+HTTP_BODY_SECONDS_MAX: Final = 60.0
+"""For the body of a request to arrive."""
+
+HTTP_HEADER_BYTES_MAX: Final = 65_536
+"""Request line and headers together."""
+
+HTTP_HEADER_SECONDS_MAX: Final = 10.0
+"""For them to arrive, from the first byte of the connection on."""
+
+HTTP_IDLE_SECONDS_MAX: Final = 60
+"""Between two requests over one connection."""
+
+HTTP_STALLED_SECONDS_MAX: Final = 60.0
+"""How long a client may take none of its answer."""
+
+HTTP_CONNECTIONS_MAX: Final = 1000
+"""At once; further ones are closed."""
+
+HTTP_SLICE_MS: Final = 4
+"""How long the API works on an answer before all others have their turn."""
+
+HTTP_GET_MESSAGES_MAX: Final = 100_000
+"""Asked for in one request; and no more than HTTP_GET_BYTES_MAX are answered."""
+
+HTTP_GET_BYTES_MAX: Final = 64 * 1024 * 1024
+"""Of contents in one answer (one message may have more)."""

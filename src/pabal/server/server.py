@@ -7,6 +7,7 @@ import gc
 import logging
 import secrets
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from pabal import __version__, compiled
-from pabal.broker.access import Access
+from pabal.broker.access import Access, Principal, Refused
 from pabal.broker.broker import Broker
 from pabal.model.compatibility import COMPATIBILITIES
 from pabal.model.errors import StoreError
@@ -33,8 +34,10 @@ from pabal.model.passwords import hash_password
 from pabal.server.admission import raise_files_limit
 from pabal.server.commit_thread import CommitThread
 from pabal.server.connection import Connection, printable
+from pabal.server.http_listener import HttpListener, open_http
 from pabal.server.listeners import Listeners
 from pabal.server.measures import Measures
+from pabal.server.node import ServerNode
 from pabal.server.provision import GUEST, add_guest, check_vhosts, provision, restart_needed
 from pabal.server.resources import keep_freed_memory, shortages
 from pabal.server.settings import Settings, SettingsError
@@ -42,6 +45,7 @@ from pabal.server.tls import Certificates
 from pabal.server.tls_connection import TlsConnection
 from pabal.server.turn import Turn
 from pabal.server.verifier import VerifierThread
+from pabal.session.amqp091.codec import Amqp091Codec
 from pabal.session.amqp091.connection import Amqp091Session
 from pabal.session.amqp091.container import Amqp091Container
 from pabal.session.amqp091.settings import SessionSettings
@@ -115,6 +119,9 @@ class Server:
         self.after_commit: dict[Connection, None] = {}
         """Those that are read on when less waits for the disk."""
         self._connections: set[Connection] = set()
+        self.codec = Amqp091Codec(self._container)
+        self.node = ServerNode(self, f"pabal@{socket.gethostname()}")
+        self.http: HttpListener | None = None
         self._commit_thread = CommitThread()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ms = 0
@@ -139,6 +146,9 @@ class Server:
             self.log.info("plain Python, about half as fast as compiled: there was no C compiler at install")
         self._check_resources()
         await self._listen()
+        self.http = open_http(self)
+        if self.http is not None:
+            self.http.start()
         self._loop.call_later(1.0, self._tick_connections)
         self._loop.call_later(SAMPLE_MS / 1000, self._sample)
         gc.freeze()
@@ -223,6 +233,8 @@ class Server:
     async def _shut_down(self) -> None:
         """Stops accepting, commits, closes the clients as their protocol says."""
         self.listeners.close()
+        if self.http is not None:
+            await self.http.stop()
         if self.failure is None:
             self.begin_turn()
             for connection in list(self._connections):
@@ -244,6 +256,28 @@ class Server:
         self._commit_thread.stop()
         if self.failure is None:
             self._store.close()
+
+    # --- For the HTTP API -----------------------------------------------------------------------------------
+
+    @property
+    def broker(self) -> Broker:
+        return self._broker
+
+    @property
+    def connection_count(self) -> int:
+        return len(self._connections)
+
+    async def login(self, name: str, secret: str, peer: str, loopback: bool) -> Principal | Refused:
+        """Who comes with this name and secret. `peer`: the address."""
+        found: asyncio.Future[Principal | Refused] = self._loop.create_future()
+
+        def done(answer: Principal | Refused) -> None:
+            if not found.done():
+                found.set_result(answer)
+
+        self.begin_turn()
+        self._access.authenticate(name, secret, peer, loopback, done)
+        return await found
 
     # --- Turns ----------------------------------------------------------------------------------------------
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pabal.model import limits
 from pabal.model.compatibility import COMPATIBILITIES
 from pabal.model.definitions import PolicyDefinition, VhostLimitsDefinition
 from pabal.server.policy_settings import take_policies, take_vhost_limits
+
+DEFAULT_PORT: Final = -1
+"""A port that was not given."""
 
 
 class SettingsError(Exception):
@@ -43,6 +46,12 @@ class Settings:
     """Data directory."""
     memory: bool = False
     """Keep nothing on disk."""
+    http: bool = True
+    """Serve the HTTP API."""
+    http_port: int = DEFAULT_PORT
+    """Port of the HTTP API; 0 for any free one, DEFAULT_PORT for 15672 (or any free one when `port` is 0)."""
+    http_origins: tuple[str, ...] = ()
+    """Origins whose pages may call the HTTP API from a browser (CORS)."""
     log_level: str = "info"
     """debug, info, warning or error."""
     frame_bytes_max: int = limits.FRAME_BYTES_MAX
@@ -75,6 +84,7 @@ _RANGES = {
     "tls_port": (0, 65_535),
     "https_port": (0, 65_535),
     "connections_per_second_max": (0, 1_000_000),
+    "http_port": (DEFAULT_PORT, 65_535),
     "frame_bytes_max": (limits.FRAME_BYTES_MIN, 64 * 1024 * 1024),
     "channel_max": (1, 65_535),
     "heartbeat_seconds": (0, 65_535),

@@ -196,7 +196,7 @@ class Publisher:
                 target.special.clear()
             target.special[scan] = envelope
         if scan.has_headers and (_CC in properties or _BCC in properties):
-            copies = _read_copies(properties)
+            copies = read_copies(properties)
             if copies:
                 self._channel.rights.publish(target.exchange, target.routing_key, copies)
                 mode, priority = scan.delivery_mode, scan.priority
@@ -206,7 +206,7 @@ class Publisher:
     def _special_envelope(self, target: Target, scan: Scan) -> Envelope:
         if scan.user_id is not None:
             self._channel.rights.claim_user_id(scan.user_id)
-        ttl_ms = None if scan.expiration is None else _read_expiration(scan.expiration)
+        ttl_ms = None if scan.expiration is None else read_expiration(scan.expiration)
         return self._make_envelope(target, scan.delivery_mode, scan.priority, ttl_ms)
 
     def _changed(self, envelope: Envelope, content: bytes) -> bytes:
@@ -242,7 +242,7 @@ class Publisher:
             self._confirmed = upto
 
 
-def _read_copies(properties: bytes) -> tuple[str, ...]:
+def read_copies(properties: bytes) -> tuple[str, ...]:
     """The routing keys in the headers CC and BCC, which are arrays of strings (RabbitMQ's sender-selected
     distribution)."""
     headers = decode_properties(properties).get("headers")
@@ -259,7 +259,7 @@ def _read_copies(properties: bytes) -> tuple[str, ...]:
     return tuple(copies)
 
 
-def _read_expiration(text: str) -> int:
+def read_expiration(text: str) -> int:
     """Milliseconds in decimal digits; what else there is, is refused in RabbitMQ's words."""
     match = re.match(r"[+-]?[0-9]+", text)
     if match is None:

@@ -1,0 +1,63 @@
+"""What the functions of the HTTP API may know of the process and the machine around the broker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Where something is listened for. `protocol`: "amqp", "http" and so on, as RabbitMQ calls it. `expires_s`:
+    when the certificate it shows ends, in seconds since the epoch, if it shows one."""
+
+    protocol: str
+    address: str
+    port: int
+    expires_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What the process has of the machine. A limit of 0 is none."""
+
+    memory_bytes: int = 0
+    memory_bytes_max: int = 0
+    disk_free_bytes: int = 0
+    disk_free_bytes_min: int = 0
+    files: int = 0
+    files_max: int = 0
+    sockets: int = 0
+    memory_parts: Mapping[str, int] = field(default_factory=dict)
+    """The memory by what it is for, as far as that is known."""
+
+
+class Node(Protocol):
+    """`name`: "pabal@host". `version`: Pabal's own; `rabbitmq_version`: the release it stands for.
+    `started_ms`: since the epoch."""
+
+    name: str
+    version: str
+    rabbitmq_version: str
+    python_version: str
+    process_id: int
+    processors: int
+    started_ms: int
+    message_bytes_max: int
+    data: str
+    config_files: Sequence[str]
+    log_files: Sequence[str]
+
+    def listeners(self) -> Sequence[Listener]: ...
+
+    def resources(self) -> Resources: ...
+
+    def random_bytes(self, count: int) -> bytes:
+        """For salts."""
+
+    def hash_password(self, password: str) -> str:
+        """Takes tens of milliseconds: only within a Job."""
+
+    def extras(self) -> Mapping[str, Any]:
+        """Further facts for /api/nodes."""

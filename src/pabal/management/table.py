@@ -1,0 +1,41 @@
+"""All routes of the HTTP API."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pabal.management import (
+    bindings,
+    definitions,
+    exchanges,
+    health,
+    messages,
+    openapi,
+    overview,
+    parameters,
+    policies,
+    queues,
+    users,
+    vhosts,
+)
+from pabal.management.routes import Route
+
+
+def _all() -> tuple[Route, ...]:
+    return ROUTES
+
+
+ROUTES: Final[tuple[Route, ...]] = (
+    *openapi.routes_about(_all),
+    *overview.ROUTES,
+    *vhosts.ROUTES,
+    *users.ROUTES,
+    *exchanges.ROUTES,
+    *queues.ROUTES,
+    *bindings.ROUTES,
+    *messages.ROUTES,
+    *policies.ROUTES,
+    *parameters.ROUTES,
+    *definitions.ROUTES,
+    *health.ROUTES,
+)

@@ -1,0 +1,21 @@
+"""What the HTTP API asks of a protocol to publish and to show messages without knowing it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from pabal.model.message import Envelope, Message
+
+
+class MessageCodec(Protocol):
+    def encode(
+        self, exchange: str, routing_key: str, properties: Mapping[str, Any], body: bytes
+    ) -> tuple[Envelope, bytes]:
+        """A message to be published, its properties under RabbitMQ's names ("delivery_mode", "headers").
+        PreconditionFailed, InvalidParameter: it cannot be."""
+
+    def properties(self, message: Message) -> dict[str, Any]:
+        """The properties as a receiver sees them. Those that cannot be read are left out."""
+
+    def body(self, content: bytes) -> bytes: ...

@@ -1,0 +1,271 @@
+"""The HTTP API's way in: who asks, what for, and the answer. Runs the functions of management in the broker's turns.
+
+Starlette and uvicorn are imported here, so this module itself is imported on a thread after AMQP is listened for
+(see http_listener.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import time
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qsl
+
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route as Path
+
+from pabal.broker.access import Principal, Refused
+from pabal.management.call import NO_CONTENT, Answer, ApiError, Call, Job, not_authorised, not_found
+from pabal.management.encoding import encode
+from pabal.management.faults import as_api_error
+from pabal.management.routes import Route, Routes, Who, arguments_of, may_use
+from pabal.management.table import ROUTES
+from pabal.model.errors import BrokerError, StoreError
+from pabal.model.limits import HTTP_BODIES_BYTES_MAX, HTTP_BODY_BYTES_MAX, HTTP_BODY_SECONDS_MAX, HTTP_SLICE_MS
+from pabal.server.connection import printable
+
+if TYPE_CHECKING:
+    from pabal.server.server import Server
+
+METHODS: Final = ("GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS")
+_REALM: Final = {"www-authenticate": 'Basic realm="Pabal"'}
+
+
+class _Durable:
+    """Waits for the commit of a turn (broker.Waiter)."""
+
+    def __init__(self, done: asyncio.Future[None]) -> None:
+        self._done = done
+
+    def durable(self, upto: int) -> None:
+        if not self._done.done():
+            self._done.set_result(None)
+
+
+class Api:
+    """`application`: for an ASGI server. `origins`: whose pages may call it from a browser."""
+
+    def __init__(self, server: Server, origins: tuple[str, ...]) -> None:
+        self._server = server
+        self._routes = Routes(ROUTES)
+        self._origins = origins
+        self._bodies_bytes = 0
+        self.application = Starlette(routes=[Path("/{path:path}", self._serve, methods=list(METHODS))])
+
+    # --- A request ------------------------------------------------------------------------------------------
+
+    async def _serve(self, request: Request) -> Response | _Sent:
+        methods, parts = self._routes.find(request.scope["raw_path"].decode("ascii"))
+        try:
+            if not methods:
+                raise not_found()
+            allowed = _allowed(methods)
+            if request.method == "OPTIONS":
+                return self._finished(request, Answer(headers={"allow": allowed}, content=b""))
+            route = methods.get("GET" if request.method == "HEAD" else request.method)
+            if route is None:
+                return self._finished(request, Answer(405, headers={"allow": allowed}, content=b""))
+            call = await self._call(request, route, arguments_of(route, parts))
+            call.body = await self._read_body(request)
+            try:
+                answer = await self._work(route, call)
+            finally:
+                self._bodies_bytes -= len(call.body)
+        except ApiError as error:
+            answer = _error_answer(error)
+        except ClientDisconnect:
+            return Response(status_code=400)
+        if answer.after is not None:
+            return _Sent(self._finished(request, answer), self._told(answer.after))
+        return self._finished(request, answer)
+
+    async def _call(self, request: Request, route: Route, arguments: dict[str, str]) -> Call:
+        """Who asks what. ApiError 401: nobody who may."""
+        principal = await self._principal(request, route)
+        server = self._server
+        call = Call(
+            server.broker,
+            server.node,
+            server.codec,
+            principal,
+            request.method,
+            request.scope["raw_path"].decode("ascii"),
+            arguments,
+            dict(parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)),
+            content_type=request.headers.get("content-type", ""),
+            reason=request.headers.get("x-reason", ""),
+        )
+        if not may_use(route.who, call):
+            raise not_authorised(route.who.value.strip())
+        return call
+
+    async def _principal(self, request: Request, route: Route) -> Principal:
+        header = request.headers.get("authorization", "")
+        kind, _, given = header.partition(" ")
+        peer = request.client.host if request.client is not None else ""
+        loopback = peer == "::1" or peer.removeprefix("::ffff:").startswith("127.")
+        if route.who is Who.ANYBODY:
+            return Principal("")
+        name, secret = ("", given) if kind.lower() == "bearer" else _basic(given)
+        answer: Principal | Refused = Refused("no credentials")
+        if kind.lower() in ("basic", "bearer"):
+            answer = await self._server.login(name, secret, peer, loopback)
+        if isinstance(answer, Refused):
+            if header:
+                self._server.log.warning("%s", printable(f"{peer} HTTP: login refused: {answer.reason}"))
+            raise ApiError(401, "not_authorized", "Login failed")
+        return answer
+
+    async def _read_body(self, request: Request) -> bytes:
+        """ApiError: it is larger than may be, takes too long, or there are too many at once."""
+        pieces: list[bytes] = []
+        size = 0
+
+        async def read() -> None:
+            nonlocal size
+            async for piece in request.stream():
+                size += len(piece)
+                self._bodies_bytes += len(piece)
+                if size > HTTP_BODY_BYTES_MAX:
+                    raise ApiError(400, "bad_request", "Exceeded HTTP request body size limit")
+                if self._bodies_bytes > HTTP_BODIES_BYTES_MAX:
+                    raise ApiError(503, "service_unavailable", "There are too many large requests at once")
+                pieces.append(piece)
+
+        try:
+            await asyncio.wait_for(read(), HTTP_BODY_SECONDS_MAX)
+        except TimeoutError:
+            self._bodies_bytes -= size
+            raise ApiError(408, "request_timeout", "The request's body took too long") from None
+        except BaseException:
+            self._bodies_bytes -= size
+            raise
+        return b"".join(pieces)
+
+    # --- In turns -------------------------------------------------------------------------------------------
+
+    async def _work(self, route: Route, call: Call) -> Answer:
+        """Runs the function of the route, a slice a turn; what it changed is durable when this returns."""
+        try:
+            self._server.begin_turn()
+            result = route.function(call)
+            if isinstance(result, Generator):
+                result = await self._drive(result)
+            if route.waits:
+                await self._until_durable()
+        except BrokerError as error:
+            raise as_api_error(error) from None
+        except (ApiError, ClientDisconnect):
+            raise
+        except StoreError as error:
+            self._server.fatal(error)
+            raise ApiError(500, "internal_server_error", "The store failed") from None
+        except Exception as error:
+            self._server.log.error("HTTP API: internal error in %s %s", call.method, route.path, exc_info=error)
+            raise ApiError(500, "internal_server_error", "Internal server error") from None
+        if isinstance(result, Answer):
+            return result
+        return Answer(NO_CONTENT) if result is None else Answer(value=result)
+
+    async def _drive(self, work: Generator[Job | None, Any, Any]) -> Any:
+        """A slice, then all others their turn, and so on."""
+        result: Any = None
+        until = time.monotonic() + HTTP_SLICE_MS / 1000
+        try:
+            while True:
+                job = work.send(result)
+                result = None
+                if job is not None:
+                    result = await asyncio.get_running_loop().run_in_executor(None, job.work)
+                elif time.monotonic() < until:
+                    continue
+                else:
+                    await asyncio.sleep(0)
+                self._server.begin_turn()
+                until = time.monotonic() + HTTP_SLICE_MS / 1000
+        except StopIteration as end:
+            return end.value
+        finally:
+            self._server.begin_turn()
+            work.close()
+
+    async def _until_durable(self) -> None:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._server.begin_turn()
+        self._server.broker.await_durable(_Durable(done), 0)
+        await done
+
+    def _told(self, after: Callable[[bool], None]) -> Callable[[bool], None]:
+        def tell(arrived: bool) -> None:
+            self._server.begin_turn()
+            after(arrived)
+
+        return tell
+
+    # --- Answers --------------------------------------------------------------------------------------------
+
+    def _finished(self, request: Request, answer: Answer) -> Response:
+        headers = {"cache-control": "no-cache", "vary": "accept-encoding, origin", **answer.headers}
+        origin = request.headers.get("origin")
+        if origin is not None and (origin in self._origins or "*" in self._origins):
+            headers["access-control-allow-origin"] = origin
+            headers["access-control-allow-credentials"] = "true"
+            headers["access-control-allow-headers"] = "authorization, content-type"
+            headers["access-control-allow-methods"] = ", ".join(METHODS)
+        content = answer.content
+        if content is None and answer.value is not None:
+            content = encode(answer.value)
+        media_type = answer.content_type if content else None
+        return Response(content or b"", answer.status, headers, media_type)
+
+
+class _Sent:
+    """An answer that something depends on: `tell` hears whether the client was still there when it had gone out."""
+
+    def __init__(self, response: Response, tell: Callable[[bool], None]) -> None:
+        self._response = response
+        self._tell = tell
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        arrived = False
+        try:
+            response = self._response
+            await send(
+                {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}
+            )
+            await send({"type": "http.response.body", "body": response.body, "more_body": True})
+            await asyncio.sleep(0)
+            # Waits until the system has taken all of it: see http_listener.HttpConnection.
+            await send({"type": "http.response.body", "body": b"", "more_body": True})
+            arrived = not await Request(scope, receive).is_disconnected()
+        finally:
+            self._tell(arrived)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _allowed(methods: dict[str, Route]) -> str:
+    return ", ".join(method for method in METHODS if _has(methods, method))
+
+
+def _has(methods: dict[str, Route], method: str) -> bool:
+    return method == "OPTIONS" or method in methods or (method == "HEAD" and "GET" in methods)
+
+
+def _error_answer(error: ApiError) -> Answer:
+    headers = _REALM if error.status == 401 and error.error == "not_authorized" else {}
+    return Answer(error.status, {"error": error.error, "reason": error.reason}, headers=dict(headers))
+
+
+def _basic(given: str) -> tuple[str, str]:
+    """Name and password (RFC 7617), empty when it cannot be read."""
+    try:
+        text = base64.b64decode(given.strip(), validate=True).decode("utf-8", "surrogateescape")
+    except (binascii.Error, ValueError):
+        return "", ""
+    name, _, password = text.partition(":")
+    return name, password

@@ -1,0 +1,74 @@
+"""The process and the machine, as the HTTP API shows them."""
+
+from __future__ import annotations
+
+import os
+import resource
+import secrets
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pabal import __version__, compiled
+from pabal.management.node import Listener, Resources
+from pabal.model.compatibility import COMPATIBILITIES
+from pabal.model.passwords import hash_password
+from pabal.server.resources import disk_free_bytes, memory_bytes
+
+if TYPE_CHECKING:
+    from pabal.server.server import Server
+
+
+class ServerNode:
+    """See management.node.Node."""
+
+    def __init__(self, server: Server, name: str) -> None:
+        settings = server.settings
+        self._server = server
+        self.name = name
+        self.version = __version__
+        self.rabbitmq_version = COMPATIBILITIES[settings.compat].version
+        self.python_version = sys.version.split()[0]
+        self.process_id = os.getpid()
+        self.processors = os.cpu_count() or 1
+        self.started_ms = server.now_ms
+        self.message_bytes_max = settings.message_bytes_max
+        self.data = "" if settings.memory else str(Path(settings.data).resolve())
+        self.config_files: Sequence[str] = ()
+        self.log_files: Sequence[str] = ("<stderr>",)
+
+    def listeners(self) -> Sequence[Listener]:
+        return [Listener(each.protocol, each.address, each.port) for each in self._server.listeners.all]
+
+    def resources(self) -> Resources:
+        settings = self._server.settings
+        free = None if settings.memory else disk_free_bytes(Path(settings.data))
+        used = memory_bytes() or 0
+        return Resources(
+            memory_bytes=used,
+            memory_bytes_max=settings.memory_bytes_max,
+            disk_free_bytes=free or 0,
+            disk_free_bytes_min=settings.disk_free_bytes_min,
+            files=_open_files(),
+            files_max=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            sockets=self._server.connection_count,
+            memory_parts={"other_system": used},
+        )
+
+    def random_bytes(self, count: int) -> bytes:
+        return secrets.token_bytes(count)
+
+    def hash_password(self, password: str) -> str:
+        return hash_password(password, secrets.token_bytes(16))
+
+    def extras(self) -> Mapping[str, Any]:
+        return {"compiled": compiled()}
+
+
+def _open_files() -> int:
+    """0 where the system does not say."""
+    try:
+        return len(os.listdir("/proc/self/fd"))
+    except OSError:
+        return 0
