@@ -106,7 +106,7 @@ class World:
         if disk is None:
             self.broker.add_vhost("/")
             self.broker.add_vhost("other")
-            self.broker.put_user(UserDefinition("guest", PASSWORD, ["*"], loopback_only=True))
+            self.broker.accounts.put_user(UserDefinition("guest", PASSWORD, ["*"], loopback_only=True))
         self.settle()
 
     def _token(self) -> str:
