@@ -21,6 +21,7 @@ from pabal.model.policies import compile_pattern
 from pabal.model.scopes import Scopes
 
 if TYPE_CHECKING:
+    from pabal.broker.exchange import Exchange
     from pabal.broker.vhost import Vhost
 
 IMPERSONATOR: Final = "impersonator"
@@ -69,6 +70,7 @@ class Rights:
         self.channels = 0
         self._accounts = vhost.broker.accounts
         self._granted: set[tuple[str, str, str]] = set()
+        self._any_key: set[str] = set()  # exchanges that may be published to with whatever routing key
         self._on_change: Callable[[], None] = _nothing
         self._on_revoked: Callable[[str], None] = _not_revoked
 
@@ -121,6 +123,7 @@ class Rights:
     def changed(self) -> None:
         """See accounts.Holder."""
         self._granted.clear()
+        self._any_key.clear()
         self._on_change()
 
     def revoked(self, reason: str) -> None:
@@ -193,13 +196,25 @@ class Rights:
     # --- Publishing -----------------------------------------------------------------------------------------
 
     def publish(self, exchange: str, routing_key: str, copies: Iterable[str] = ()) -> None:
-        """`copies`: further routing keys. What it allows holds until `on_change` is called. NotFound: there is no
-        such exchange."""
+        """`copies`: further routing keys. What it allows holds until `on_change` is called."""
+        if exchange in self._any_key:
+            return
         self._check(WRITE, "exchange", exchange)
-        if not self.vhost.exchange(exchange).definition.internal:
-            self._check_topic(WRITE, exchange, routing_key)
-            for key in copies:
-                self._check_topic(WRITE, exchange, key)
+        there = self.vhost.exchanges.get(exchange)
+        if there is None or there.definition.internal:
+            return  # the vhost says so
+        if self._needs_no_topic(there):
+            self._any_key.add(exchange)
+            return
+        self._check_topic(WRITE, exchange, routing_key)
+        for key in copies:
+            self._check_topic(WRITE, exchange, key)
+
+    def _needs_no_topic(self, exchange: Exchange) -> bool:
+        if exchange.definition.type != "topic":
+            return True
+        key = (self.name, self.vhost.name, exchange.name)
+        return self.principal.scopes is None and key not in self._accounts.topic_permissions
 
     def claim_user_id(self, claimed: str) -> None:
         """A message says who published it. PreconditionFailed."""
@@ -235,7 +250,7 @@ class Rights:
 
     def _check_topic(self, permission: str, exchange: str, routing_key: str) -> None:
         there = self.vhost.exchanges.get(exchange)
-        if there is None or there.definition.type != "topic":
+        if there is None or self._needs_no_topic(there):
             return
         if not self._allows_topic(permission, exchange, routing_key):
             raise AccessRefused(
@@ -247,9 +262,7 @@ class Rights:
         scopes = self.principal.scopes
         if scopes is not None:
             return scopes.allows_topic(permission, self.vhost.name, exchange, routing_key)
-        granted = self._accounts.topic_permissions.get((self.name, self.vhost.name, exchange))
-        if granted is None:
-            return True
+        granted = self._accounts.topic_permissions[self.name, self.vhost.name, exchange]
         pattern = granted.write if permission == WRITE else granted.read
         if "{" in pattern:  # the values are no patterns, which in RabbitMQ they were until 4.3
             pattern = pattern.replace("{username}", re.escape(self.name))

@@ -9,10 +9,10 @@ from typing import Final
 from pabal.broker.accounts import ADMINISTRATOR
 from pabal.broker.broker import Broker
 from pabal.model.definitions import UserDefinition, VhostLimitsDefinition
-from pabal.server.settings import FILE_ONLY, Settings, SettingsError
+from pabal.server.settings import Settings, SettingsError
 
 GUEST: Final = "guest"
-PROVISIONED = ("vhosts", *FILE_ONLY)
+PROVISIONED = ("vhosts", "users", "policies", "vhost_limits")
 """Settings that take effect when the file is re-read. The others take a restart."""
 CERTIFICATES = ("tls_certificate", "tls_key", "tls_ca", "tls_verify", "tls_login_from")
 """These do, too, where there is TLS before and after."""

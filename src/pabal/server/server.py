@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from pabal import __version__, compiled
-from pabal.broker.access import Access, Principal, Refused
+from pabal.broker.access import Access, Principal, Refused, Tokens
 from pabal.broker.broker import Broker
 from pabal.model.compatibility import COMPATIBILITIES
 from pabal.model.errors import StoreError
@@ -38,6 +38,7 @@ from pabal.server.http_listener import HttpListener, open_http
 from pabal.server.listeners import Listeners
 from pabal.server.measures import Measures
 from pabal.server.node import ServerNode
+from pabal.server.oauth_settings import OauthSettings
 from pabal.server.provision import GUEST, add_guest, check_vhosts, provision, restart_needed
 from pabal.server.resources import keep_freed_memory, shortages
 from pabal.server.settings import Settings, SettingsError
@@ -64,6 +65,18 @@ def open_store(settings: Settings) -> Store:
     if settings.memory:
         return MemoryStore(containers)
     return open_durable_store(Path(settings.data), containers, logging.getLogger("pabal").info)
+
+
+def _token_reader(settings: OauthSettings) -> Tokens:
+    """SettingsError: what it takes is not installed, or a key cannot be used."""
+    try:
+        from pabal.server.oauth import TokenReader  # takes long to import, and is seldom wanted
+    except ImportError as error:
+        raise SettingsError(f"oauth: {error}; pip install 'pabal[oauth]'") from None
+    try:
+        return TokenReader(settings)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"oauth: {error}") from None
 
 
 class Server:
@@ -93,7 +106,14 @@ class Server:
         self._prepare(settings)
         self._loop = asyncio.get_running_loop()
         self._verifier = VerifierThread("passwords", self._call_in_turn)
-        self._access = Access(self._broker, secrets.token_bytes(32), self._verifier)
+        self._token_verifier = VerifierThread("tokens", self._call_in_turn)
+        self._access = Access(
+            self._broker,
+            secrets.token_bytes(32),
+            self._verifier,
+            None if settings.oauth is None else _token_reader(settings.oauth),
+            self._token_verifier,
+        )
         self._container = Amqp091Container()
         self._session_settings = SessionSettings(
             settings.frame_bytes_max,
@@ -253,6 +273,7 @@ class Server:
         if self.failure is None and self._store.begin():
             self._store.finish()
         self._verifier.stop()
+        self._token_verifier.stop()
         self._commit_thread.stop()
         if self.failure is None:
             self._store.close()

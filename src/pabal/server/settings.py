@@ -10,6 +10,8 @@ from typing import Any, Final
 from pabal.model import limits
 from pabal.model.compatibility import COMPATIBILITIES
 from pabal.model.definitions import PolicyDefinition, VhostLimitsDefinition
+from pabal.model.passwords import check_hash
+from pabal.server.oauth_settings import OauthSettings, take_oauth
 from pabal.server.policy_settings import take_policies, take_vhost_limits
 
 DEFAULT_PORT: Final = -1
@@ -76,9 +78,11 @@ class Settings:
     policies: tuple[PolicyDefinition, ...] = ()
     """Of both kinds: `[[policies]]` and `[[operator_policies]]` of the file."""
     vhost_limits: tuple[VhostLimitsDefinition, ...] = ()
+    oauth: OauthSettings | None = None
+    """Tokens are taken as passwords."""
 
 
-FILE_ONLY = ("users", "policies", "vhost_limits")
+FILE_ONLY = ("users", "policies", "vhost_limits", "oauth")
 _RANGES = {
     "port": (-1, 65_535),
     "tls_port": (0, 65_535),
@@ -107,7 +111,12 @@ def load_settings(file: Path | None, environment: Mapping[str, str], given: Mapp
     if file is not None:
         values = _read_file(file)
         try:
-            settings = replace(settings, policies=take_policies(values), vhost_limits=take_vhost_limits(values))
+            settings = replace(
+                settings,
+                policies=take_policies(values),
+                vhost_limits=take_vhost_limits(values),
+                oauth=take_oauth(values),
+            )
         except ValueError as error:
             raise SettingsError(f"{file}: {error}") from None
         settings = _changed(settings, values, str(file))
@@ -189,8 +198,11 @@ def _changed(settings: Settings, values: Mapping[str, Any], source: str) -> Sett
 
 def _check_users(users: Mapping[str, Any], source: str) -> None:
     for name, kept in users.items():
-        if not isinstance(kept, str) or not kept.startswith("scrypt:") or kept.count(":") != 5:
-            raise SettingsError(f"{source}: users.{name}: expected what 'pabal hash-password' prints, not a password")
+        try:
+            check_hash(kept if isinstance(kept, str) else "")
+        except ValueError:
+            expected = "expected what 'pabal hash-password' prints, not a password"
+            raise SettingsError(f"{source}: users.{name}: {expected}") from None
 
 
 def _kind_name(kind: type) -> str:
