@@ -10,7 +10,7 @@ import pika
 from broker_process import BrokerProcess
 from clients.pika_client import Inbox, open_connection, publish
 
-LINE = re.compile(r"\d\d:\d\d:\d\d\.\d{3} (DEBUG|INFO) +127\.0\.0\.1:\d+ (.*)")
+LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} (DEBUG|INFO) +127\.0\.0\.1:\d+ (.*)")
 
 
 def exchange_messages(broker: BrokerProcess) -> list[str]:

@@ -68,7 +68,7 @@ class Configured:
             time.sleep(0.01)
         self.connect().close()  # the turn that read them is over now
         lines = self.process.log(since).splitlines()
-        return [line.split(maxsplit=2)[2] for line in lines if " 127.0.0.1:" not in line]
+        return [line.split(maxsplit=3)[3] for line in lines if " 127.0.0.1:" not in line]
 
 
 @pytest.fixture

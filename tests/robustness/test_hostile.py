@@ -24,7 +24,7 @@ from robustness.citizens import MIB, Memory, memory_under, unharmed
 
 HANDSHAKE_SECONDS_MAX = 10
 CLOSE_SECONDS_MAX = 5
-LOG_LINE = re.compile(r"\d\d:\d\d:\d\d\.\d{3} (DEBUG|INFO|WARNING|ERROR) +127\.0\.0\.1:(\d+) .")
+LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} (DEBUG|INFO|WARNING|ERROR) +127\.0\.0\.1:(\d+) .")
 SLOW = os.environ.get("PABAL_SLOW") == "1"
 StartBroker = Callable[..., BrokerProcess]
 

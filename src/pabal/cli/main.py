@@ -41,6 +41,7 @@ def main() -> None:
 @click.option("--http/--no-http", default=None, help="Serve the HTTP API.  [default: yes]")
 @click.option("--compat", help="Stand for rabbitmq-3.12 or rabbitmq-4.3.  [default: rabbitmq-3.12]")
 @click.option("--log-level", help="debug, info, warning or error.  [default: info]")
+@click.option("--log-format", help="text or json.  [default: text]")
 def serve(config: Path | None, **given: Any) -> None:
     """Start the broker. Settings come from the command line, PABAL_* variables, then --config."""
     gc.disable()  # what is made until the server has started stays; then the server enables it
@@ -51,13 +52,13 @@ def serve(config: Path | None, **given: Any) -> None:
         settings = load_settings(config, os.environ, given)
     except SettingsError as error:
         _die(str(error), 2)
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        stream=sys.stderr,
-        format="%(asctime)s.%(msecs)03d %(levelname)-7s %(message)s",
-        datefmt="%H:%M:%S",
-    )
     from pabal.model.errors import StoreError
+    from pabal.server.logs import start_log
+
+    try:
+        start_log(settings, os.environ)
+    except OSError as error:
+        _die(f"log_file = '{settings.log_file}': {error.strerror}", 2)
 
     try:
         _run(settings, lambda: load_settings(config, os.environ, given))
@@ -68,20 +69,23 @@ def serve(config: Path | None, **given: Any) -> None:
 
 
 def _run(settings: Any, reread: Callable[[], Any]) -> None:
+    from pabal.cli.banner import announce
     from pabal.server.server import Server, open_store
+    from pabal.server.service import Supervisor
 
+    log = logging.getLogger("pabal")
     store = open_store(settings)
 
     async def run() -> None:
-        server = Server(settings, store, logging.getLogger("pabal"), reread)
+        server = Server(settings, store, log, reread, Supervisor(os.environ))
         try:
             await server.start()
         except OSError as error:
             store.close()
             _die(f"cannot listen on {settings.bind} port {settings.port}: {error.strerror or error}", 1)
-        _banner(settings, server.listeners.all[0].port, server.http.port if server.http else None)
+        announce(settings, server.listeners.all, server.guest, (time.monotonic() - _STARTED) * 1000)
         await server.run()
-        click.echo("stopped: everything confirmed is on disk" if not settings.memory else "stopped")
+        log.info("stopped: everything confirmed is on disk" if not settings.memory else "stopped")
 
     _event_loop_run(run)
 
@@ -95,25 +99,6 @@ def _event_loop_run(main_coroutine: Any) -> None:
         asyncio.run(main_coroutine())
     else:
         uvloop.run(main_coroutine())
-
-
-def _banner(settings: Any, port: int, http_port: int | None) -> None:
-    where = "nowhere: everything is forgotten at the end" if settings.memory else str(Path(settings.data).resolve())
-    host = f"[{settings.bind}]" if ":" in settings.bind else settings.bind
-    url_host = "localhost" if settings.bind in ("127.0.0.1", "0.0.0.0", "::1", "::") else host
-    login = "guest:guest@" if not settings.users else "USER:PASSWORD@"
-    ready_ms = (time.monotonic() - _STARTED) * 1000
-    rows = [
-        ("AMQP 0-9-1", f"{host}:{port}"),
-        ("connect", f"amqp://{login}{url_host}:{port}/"),
-        ("HTTP API", f"http://{host}:{http_port}/api/" if http_port else "none"),
-        ("data", where),
-    ]
-    click.echo(click.style(f"\n  pabal {__version__}", bold=True) + f"  ready in {ready_ms:.0f} ms\n")
-    for name, value in rows:
-        click.echo(f"  {click.style(f'{name:<11}', dim=True)} {value}")
-    click.echo(click.style("\n  Ctrl-C stops it.\n", dim=True))
-    sys.stdout.flush()
 
 
 @main.command("hash-password")

@@ -257,7 +257,11 @@ class Connection(asyncio.BufferedProtocol):
     def log(self, event: str) -> None:
         if self._trace is not None:
             event = self._trace.mark(event)
-        self._server.log.info("%s %s", self.peer, printable(event))
+        session = self.session
+        vhost = session.vhost.name if session.vhost is not None else ""
+        event = printable(event)
+        fields = {"event": event, "connection": self.peer, "user": session.user, "vhost": vhost}
+        self._server.log.info("%s %s", self.peer, event, extra=fields)
 
     def _debug(self, line: str) -> None:
         self._server.log.debug("%s %s", self.peer, printable(line))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from dataclasses import fields
 from typing import Final
@@ -9,9 +10,11 @@ from typing import Final
 from pabal.broker.accounts import ADMINISTRATOR
 from pabal.broker.broker import Broker
 from pabal.model.definitions import UserDefinition, VhostLimitsDefinition
+from pabal.model.passwords import COST, hash_password
 from pabal.server.settings import Settings, SettingsError
 
 GUEST: Final = "guest"
+_GUEST_COST: Final = 16
 PROVISIONED = ("vhosts", "users", "policies", "vhost_limits")
 """Settings that take effect when the file is re-read. The others take a restart."""
 CERTIFICATES = ("tls_certificate", "tls_key", "tls_ca", "tls_verify", "tls_login_from")
@@ -69,10 +72,18 @@ def _put_users(broker: Broker, settings: Settings) -> Iterator[str]:
             yield f"user '{name}' {'changed' if before else 'added'}"
 
 
-def add_guest(broker: Broker, password_hash: str) -> None:
-    """The user that there is when there would be none, for peers on this machine."""
-    guest = UserDefinition(GUEST, password_hash, ["*"], loopback_only=True, tags=[ADMINISTRATOR])
-    broker.accounts.put_user(guest)
+def add_default_user(broker: Broker, settings: Settings) -> None:
+    """Where there would be no user: one who may do all. SettingsError when nobody is to be made."""
+    name, password = settings.default_user, settings.default_password
+    if not name:
+        raise SettingsError(
+            "there is no user yet, so nobody could connect. Name one, and its password, for example "
+            f"PABAL_DEFAULT_USER=admin PABAL_DEFAULT_PASSWORD={secrets.token_urlsafe(12)} (made up just now), "
+            "or PABAL_DEFAULT_PASSWORD_FILE=<file>"
+        )
+    known = name == GUEST and password == GUEST  # then its hash need not cost anything
+    kept = hash_password(password, secrets.token_bytes(16), _GUEST_COST if known else COST)
+    broker.accounts.put_user(UserDefinition(name, kept, ["*"], loopback_only=name == GUEST, tags=[ADMINISTRATOR]))
 
 
 def _change_limits(broker: Broker, settings: Settings) -> Iterator[str]:

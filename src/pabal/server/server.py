@@ -30,7 +30,6 @@ from pabal.model.limits import (
     TURN_BYTES_MAX,
     TURN_BYTES_OVERLOADED_MAX,
 )
-from pabal.model.passwords import hash_password
 from pabal.server.admission import raise_files_limit
 from pabal.server.commit_thread import CommitThread
 from pabal.server.connection import Connection, printable
@@ -39,8 +38,9 @@ from pabal.server.listeners import Listeners
 from pabal.server.measures import Measures
 from pabal.server.node import ServerNode
 from pabal.server.oauth_settings import OauthSettings
-from pabal.server.provision import GUEST, add_guest, check_vhosts, provision, restart_needed
+from pabal.server.provision import GUEST, add_default_user, check_vhosts, provision, restart_needed
 from pabal.server.resources import keep_freed_memory, shortages
+from pabal.server.service import Supervisor
 from pabal.server.settings import Settings, SettingsError
 from pabal.server.tls import Certificates
 from pabal.server.tls_connection import TlsConnection
@@ -55,7 +55,6 @@ from pabal.store.interface import Store
 from pabal.store.memory import MemoryStore
 
 _STANDSTILL_MS = 1500  # between two ticks of the connections, which are to be a second apart
-_GUEST_COST = 16  # the password is no secret, so its hash need not cost anything
 
 
 def open_store(settings: Settings) -> Store:
@@ -89,9 +88,11 @@ class Server:
         store: Store,
         log: logging.Logger,
         reread: Callable[[], Settings] | None = None,
+        supervisor: Supervisor | None = None,
     ) -> None:
         self.settings = settings
         self._reread = reread
+        self._supervisor = supervisor or Supervisor({})
         self.log = log
         self.listeners = Listeners(settings.bind, settings.connections_per_second_max, log)
         self.certificates = Certificates(settings) if settings.tls_certificate else None
@@ -151,11 +152,17 @@ class Server:
         self._stopped = asyncio.Event()
 
     def _prepare(self, settings: Settings) -> None:
-        """Makes what the settings name, and `guest` when there would be no user."""
+        """Makes what the settings name, and the default user when there would be none."""
         check_vhosts(self._broker, settings)
         self._log_changes(provision(self._broker, settings))
         if not self._broker.accounts.users:
-            add_guest(self._broker, hash_password(GUEST, secrets.token_bytes(16), _GUEST_COST))
+            add_default_user(self._broker, settings)
+
+    @property
+    def guest(self) -> bool:
+        """Whether the user guest may still come with the password that everybody knows."""
+        guest = self._broker.accounts.users.get(GUEST)
+        return guest is not None and guest.loopback_only
 
     # --- Start and stop -------------------------------------------------------------------------------------
 
@@ -171,6 +178,8 @@ class Server:
             self.http.start()
         self._loop.call_later(1.0, self._tick_connections)
         self._loop.call_later(SAMPLE_MS / 1000, self._sample)
+        if self._supervisor.watchdog_seconds:
+            self._feed_watchdog()
         gc.freeze()
         gc.set_threshold(100_000, 50, 50)
         gc.enable()
@@ -189,10 +198,10 @@ class Server:
     def _make_tls_connection(self) -> TlsConnection:
         assert self.certificates is not None
         inner = Connection(self, self._make_session)
-        return TlsConnection(self.certificates.context, inner, self.received, self.share, self._log_printable)
+        return TlsConnection(self.certificates.context, inner, self.received, self.share, self._log_of_peer)
 
-    def _log_printable(self, line: str) -> None:
-        self.log.info("%s", printable(line))
+    def _log_of_peer(self, peer: str, event: str) -> None:
+        self.log.info("%s %s", peer, printable(event), extra={"event": printable(event), "connection": peer})
 
     async def run(self) -> None:
         """Until a signal, `stop`, or a failure of the store (then it raises that StoreError)."""
@@ -200,12 +209,27 @@ class Server:
             self._loop.add_signal_handler(name, self.stop, f"signal {name.name}")
         if self._reread is not None:
             self._loop.add_signal_handler(signal.SIGHUP, self.reload)
+        self._supervisor.ready(self._status())
         await self._stopped.wait()
         await self._shut_down()
         if self.failure is not None:
             raise self.failure
 
+    def _status(self) -> str:
+        """A line for who asks the supervisor."""
+        return "listens on " + ", ".join(f"{li.protocol} {li.address}:{li.port}" for li in self.listeners.all)
+
+    def _feed_watchdog(self) -> None:
+        """From the loop: when that stands still, so does everything."""
+        self._supervisor.alive()
+        self._loop.call_later(self._supervisor.watchdog_seconds / 3, self._feed_watchdog)
+
     def reload(self) -> None:
+        self._supervisor.reloading()
+        self._reload()
+        self._supervisor.ready(self._status())
+
+    def _reload(self) -> None:
         """Reads the settings again and makes what they name now. When they are not valid, nothing changes."""
         assert self._reread is not None
         self.begin_turn()
@@ -240,12 +264,14 @@ class Server:
 
     def stop(self, reason: str) -> None:
         self.log.info("stopping: %s", reason)
+        self._supervisor.stopping(reason)
         self._stopped.set()
 
     def fatal(self, error: StoreError) -> None:
         """The store cannot go on: take nothing more, confirm nothing more, end."""
         if self.failure is None:
             self.failure = error
+            self._supervisor.stopping(str(error))
             self.turn.failed = True
             self.log.error("%s", error)
             self._stopped.set()

@@ -56,6 +56,10 @@ class Settings:
     """Origins whose pages may call the HTTP API from a browser (CORS)."""
     log_level: str = "info"
     """debug, info, warning or error."""
+    log_format: str = "text"
+    """text or json."""
+    log_file: str = ""
+    """Where the log goes instead of standard error. It may be moved away at any time."""
     frame_bytes_max: int = limits.FRAME_BYTES_MAX
     channel_max: int = limits.CHANNEL_MAX
     heartbeat_seconds: int = limits.HEARTBEAT_SECONDS
@@ -70,6 +74,11 @@ class Settings:
     """With more than this used, publishers are blocked; 0: never."""
     compat: str = "rabbitmq-3.12"
     """The release of RabbitMQ to stand for: one of model.compatibility.COMPATIBILITIES."""
+    default_user: str = "guest"
+    """An administrator, made when there is no user yet; empty for none. `guest` may come from this machine only."""
+    default_password: str = "guest"
+    default_password_file: str = ""
+    """A file with it instead, as a container is given secrets."""
     vhosts: tuple[str, ...] = ("/",)
     """Made when missing."""
     users: Mapping[str, str] = field(default_factory=dict)
@@ -98,6 +107,7 @@ _RANGES = {
     "memory_bytes_max": (0, 2**63 - 1),
 }
 _CHOICES = {
+    "log_format": ("text", "json"),
     "log_level": ("debug", "info", "warning", "error"),
     "compat": tuple(COMPATIBILITIES),
     "tls_verify": ("none", "optional", "required"),
@@ -127,6 +137,8 @@ def load_settings(file: Path | None, environment: Mapping[str, str], given: Mapp
     }
     settings = _changed(settings, variables, "the environment")
     settings = _changed(settings, {k: v for k, v in given.items() if v is not None}, "the command line")
+    if settings.default_password_file:
+        settings = replace(settings, default_password=_read_secret(Path(settings.default_password_file)))
     _check_together(settings)
     return settings
 
@@ -143,6 +155,8 @@ def _check_together(settings: Settings) -> None:
                 raise SettingsError(f"{name} without tls_certificate: there is no TLS without a certificate")
     if settings.tls_verify != "none" and not settings.tls_ca:
         raise SettingsError(f"tls_verify = '{settings.tls_verify}' without tls_ca: against what?")
+    if settings.default_user not in ("", "guest") and settings.default_password == "guest":
+        raise SettingsError(f"default_user = '{settings.default_user}' without default_password")
     if settings.port < 0 and not (settings.tls_certificate and settings.tls_port):
         raise SettingsError("port = -1 without tls_certificate and tls_port: nobody could connect")
 
@@ -156,6 +170,16 @@ def _read_file(file: Path) -> dict[str, Any]:
         raise SettingsError(f"{file}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{file}: {error}") from None
+
+
+def _read_secret(file: Path) -> str:
+    try:
+        secret = file.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"default_password_file: {file}: {getattr(error, 'strerror', None) or error}") from None
+    if not secret:
+        raise SettingsError(f"default_password_file: {file} is empty")
+    return secret
 
 
 def _from_text(name: str, text: str) -> Any:

@@ -37,7 +37,8 @@ class Inner(Protocol):
 
 class TlsConnection(asyncio.BufferedProtocol, asyncio.Transport):
     """To the socket's transport a protocol, to the protocol inside a transport. `received`: where all connections
-    receive, cipher and plain text; `share`: as much of its beginning as there may be now. `log`: a line an event."""
+    receive, cipher and plain text; `share`: as much of its beginning as there may be now. `log`: called with the
+    peer and what happened."""
 
     __slots__ = (
         "_answered_bytes",
@@ -62,7 +63,7 @@ class TlsConnection(asyncio.BufferedProtocol, asyncio.Transport):
         inner: Inner,
         received: memoryview,
         share: Callable[[], memoryview],
-        log: Callable[[str], None],
+        log: Callable[[str, str], None],
     ) -> None:
         super().__init__()
         self._incoming = ssl.MemoryBIO()
@@ -118,7 +119,7 @@ class TlsConnection(asyncio.BufferedProtocol, asyncio.Transport):
             self._inner.connection_lost(exc)
         elif not self._closing:
             self._closing = True
-            self._log(f"{self._peer} closed by the client during the TLS handshake")
+            self._log(self._peer, "closed by the client during the TLS handshake")
 
     def pause_writing(self) -> None:
         if self._established:
@@ -148,7 +149,7 @@ class TlsConnection(asyncio.BufferedProtocol, asyncio.Transport):
     def _refuse(self, why: str) -> None:
         if not self._closing:
             self._closing = True
-            self._log(f"{self._peer} refused: {why}")
+            self._log(self._peer, f"refused: {why}")
             self._transport.close()
 
     def _hand_in(self) -> None:
@@ -176,7 +177,7 @@ class TlsConnection(asyncio.BufferedProtocol, asyncio.Transport):
                 self._send()
             if failure is not None or self._answered_bytes > _ANSWER_BYTES_MAX:
                 why = ssl_reason(failure) if failure is not None else "too many key updates"
-                self._log(f"{self._peer} closed: TLS: {why}")
+                self._log(self._peer, f"closed: TLS: {why}")
                 self.abort()
             if ended:
                 self.close()
@@ -198,7 +199,7 @@ class TlsConnection(asyncio.BufferedProtocol, asyncio.Transport):
                     piece = piece[self._ssl.write(piece) :]
                 self._send()
         except ssl.SSLError as error:
-            self._log(f"{self._peer} closed: TLS: {ssl_reason(error)}")
+            self._log(self._peer, f"closed: TLS: {ssl_reason(error)}")
             self.abort()
 
     def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview[Any]]) -> None:
