@@ -6,6 +6,7 @@ from typing import Final
 
 from pabal.management import (
     bindings,
+    connections,
     definitions,
     exchanges,
     health,
@@ -30,6 +31,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *overview.ROUTES,
     *vhosts.ROUTES,
     *users.ROUTES,
+    *connections.ROUTES,
     *exchanges.ROUTES,
     *queues.ROUTES,
     *bindings.ROUTES,
