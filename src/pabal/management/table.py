@@ -6,6 +6,7 @@ from typing import Final
 
 from pabal.management import (
     bindings,
+    browsing,
     connections,
     definitions,
     exchanges,
@@ -36,6 +37,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *queues.ROUTES,
     *bindings.ROUTES,
     *messages.ROUTES,
+    *browsing.ROUTES,
     *policies.ROUTES,
     *parameters.ROUTES,
     *definitions.ROUTES,
