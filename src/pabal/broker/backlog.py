@@ -11,7 +11,7 @@ the front and the other parts are empty.
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_right, insort
 from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush
 
@@ -211,6 +211,27 @@ class Backlog:
 
     # --- Disk -----------------------------------------------------------------------------------------------
 
+    def browse(self, after: int, most: int) -> list[Message]:
+        """The next messages beyond the position `after`, in order and left where they are; none only at the end."""
+        if self._returned and after < max(self._returned)[0]:
+            found = sorted((entry for entry in self._returned if entry[0] > after), key=_first)
+            return [message for _, message in found[:most]]
+        front = self._front
+        start = bisect_right(front, after, self._head, key=_position)
+        if start < len(front):
+            return front[start : start + most]
+        if self._disk_count:
+            last = self._tail[0].position if self._tail else self._end
+            found_on_disk = self._store.read(
+                self._log.queue_id, max(after, self._seen_position), last, most, LOAD_BYTES_MAX
+            )
+            if found_on_disk:
+                for message in found_on_disk:
+                    message.redelivered = self._was_delivered(message)
+                return found_on_disk
+        start = bisect_right(self._tail, after, key=_position)
+        return self._tail[start : start + most]
+
     def trim(self) -> None:
         """Forgets those at the beginning of the tail that are durable now: they are on disk."""
         if not self.paging:
@@ -270,11 +291,19 @@ class Backlog:
         self._disk_count -= len(found)
         return found
 
+    def _was_delivered(self, message: Message) -> bool:
+        """One that was read from disk."""
+        return message.attempts > 0 or message.position & SEQUENCE_MASK <= self._recovered_position
+
     def _damaged(self, found: int) -> StoreError:
         return StoreError(
             f"queue {self._log.queue_id} should have {self._disk_count} messages on disk beyond "
             f"position {self._seen_position} and {found} were read: the data is damaged"
         )
+
+
+def _first(entry: tuple[int, Message]) -> int:
+    return entry[0]
 
 
 def _position(message: Message) -> int:

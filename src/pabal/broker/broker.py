@@ -172,6 +172,9 @@ class Broker:
     def delete_vhost(self, name: str) -> None:
         """With all that is in it and was said of it. NotFound."""
         vhost = self.vhost(name)
+        for client in list(self.clients.values()):
+            if client.vhost_name == name:
+                client.close(f"vhost '{name}' is deleted")
         vhost.clear()
         self.change_policies((), vhost.policies.definitions.values())
         self.put_vhost_limits(VhostLimitsDefinition(name))

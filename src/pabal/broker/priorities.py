@@ -90,6 +90,12 @@ class PriorityBacklog:
         for backlog in self._order:
             yield from backlog.scan()
 
+    def browse(self, after: int, most: int) -> list[Message]:
+        for backlog in self._order:
+            if len(backlog) and (found := backlog.browse(after, most)):
+                return found
+        return []
+
     def trim(self) -> None:
         for backlog in self._order:
             backlog.trim()

@@ -6,10 +6,11 @@ from typing import Final
 
 from pabal.broker.exchange import Exchange
 from pabal.broker.vhost import Vhost
-from pabal.management import fields
+from pabal.management import fields, statistics
 from pabal.management.call import CREATED, Answer, Call, Work, not_found
 from pabal.management.encoding import plain
 from pabal.management.listing import Facts, listing, one
+from pabal.management.rates import asked_windows
 from pabal.management.routes import Route, Who
 from pabal.model.definitions import ExchangeDefinition
 
@@ -35,6 +36,7 @@ def full_facts(call: Call, exchange: Exchange) -> Facts:
         **facts_of(exchange),
         "policy": policy.name if policy else None,
         "user_who_performed_action": "rmq-internal" if builtin else "",
+        **statistics.exchange(call.broker, exchange, asked_windows(call.query)),
     }
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any, Final
 
 from pabal.broker.exchange_types import EXCHANGE_TYPES
+from pabal.management import fields, statistics
 from pabal.management.call import Answer, Call, Work, not_found
 from pabal.management.listing import Facts, listing, one
+from pabal.management.rates import asked_windows
 from pabal.management.routes import Route, Who
+from pabal.model.definitions import ParameterDefinition
 
 _DESCRIPTIONS: Final = {
     "direct": "AMQP direct exchange, as per the AMQP specification",
@@ -40,7 +43,7 @@ CLUSTER_NAME: Final = "cluster_name"
 
 def overview(call: Call) -> Answer:
     node = call.node
-    vhosts = call.visible_vhosts()
+    vhosts = list(call.broker.vhosts.values()) if call.monitor else call.visible_vhosts()
     facts: Facts = {
         "management_version": node.rabbitmq_version,
         "rates_mode": "basic",
@@ -55,16 +58,7 @@ def overview(call: Call) -> Answer:
         "release_series_support_status": "supported",
         "disable_stats": call.flag("disable_stats"),
         "enable_queue_totals": call.flag("enable_queue_totals"),
-        "message_stats": {},
-        "churn_rates": {},
-        "queue_totals": {},
-        "object_totals": {
-            "channels": 0,
-            "connections": 0,
-            "consumers": sum(len(queue.consumers) for vhost in vhosts for queue in vhost.queues.values()),
-            "exchanges": sum(len(vhost.exchanges) for vhost in vhosts),
-            "queues": sum(len(vhost.queues) for vhost in vhosts),
-        },
+        **statistics.overview(call.broker, vhosts, asked_windows(call.query)),
         "statistics_db_event_queue": 0,
         "node": node.name,
     }
@@ -111,7 +105,8 @@ def contexts(call: Call) -> list[Facts]:
 
 
 def cluster_name(call: Call) -> Any:
-    return call.node.name
+    parameter = call.broker.parameters.get(("", "", CLUSTER_NAME))
+    return call.node.name if parameter is None else parameter.value
 
 
 def nodes(call: Call) -> Work:
@@ -235,13 +230,19 @@ def nothing(call: Call) -> Any:
     return []
 
 
-def _cluster_name(call: Call) -> Any:
+def show_cluster_name(call: Call) -> Any:
     return {"name": cluster_name(call)}
+
+
+def put_cluster_name(call: Call) -> None:
+    name = fields.text("name", call.json("name")["name"])
+    call.broker.put_parameter(ParameterDefinition("", "", CLUSTER_NAME, name))
 
 
 ROUTES: Final = (
     Route("GET", "/api/overview", Who.USER, overview, "The broker as a whole: versions, totals, rates, listeners."),
-    Route("GET", "/api/cluster-name", Who.USER, _cluster_name, "The name of this broker."),
+    Route("GET", "/api/cluster-name", Who.USER, show_cluster_name, "The name of this broker."),
+    Route("PUT", "/api/cluster-name", Who.ADMINISTRATOR, put_cluster_name, "Names it.", "name: string"),
     Route("GET", "/api/nodes", Who.MONITOR, nodes, "The node: memory, disk, files, uptime. There is one."),
     Route("GET", "/api/nodes/{node}", Who.MONITOR, node, "One node; with ?memory=true what its memory is for."),
     Route("GET", "/api/nodes/{node}/memory", Who.MONITOR, memory, "What the memory of a node is for."),

@@ -6,10 +6,11 @@ from typing import Final
 
 from pabal.broker.queue import Queue
 from pabal.broker.vhost import Vhost
-from pabal.management import fields
+from pabal.management import connections, fields, statistics
 from pabal.management.call import CREATED, Answer, Call, Work, bad_request, not_found
 from pabal.management.encoding import plain
 from pabal.management.listing import Facts, listing, one
+from pabal.management.rates import asked_windows
 from pabal.management.routes import Route, Who
 
 
@@ -46,25 +47,13 @@ def full_facts(call: Call, queue: Queue) -> Facts:
     single = queue.arguments.single_active_consumer
     return {
         **basic_facts(call, queue),
-        **totals(queue),
+        **statistics.queue(call.broker, queue, asked_windows(call.query)),
         "policy": applied.policy.name if applied.policy else None,
         "operator_policy": applied.operator_policy.name if applied.operator_policy else None,
         "effective_policy_definition": applied.definition,
-        "consumers": len(queue.consumers),
         "exclusive_consumer_tag": alone,
         "single_active_consumer_tag": active.tag if active is not None and single else None,
-        "garbage_collection": _NO_COLLECTION,
-        "message_stats": {},
     }
-
-
-_NO_COLLECTION: Final = {
-    "max_heap_size": -1,
-    "min_bin_vheap_size": -1,
-    "min_heap_size": -1,
-    "fullsweep_after": -1,
-    "minor_gcs": -1,
-}
 
 
 def find(call: Call) -> Queue:
@@ -84,7 +73,7 @@ def show(call: Call) -> Answer:
     if call.flag("disable_stats"):
         return one(call, basic_facts(call, queue))
     facts = full_facts(call, queue)
-    facts |= {"consumer_details": [], "incoming": [], "deliveries": []}
+    facts |= {"consumer_details": connections.consumers_of(call, queue), "incoming": [], "deliveries": []}
     return one(call, facts)
 
 

@@ -6,6 +6,8 @@ from typing import Final
 
 from pabal.management import (
     bindings,
+    browsing,
+    connections,
     definitions,
     exchanges,
     health,
@@ -30,10 +32,12 @@ ROUTES: Final[tuple[Route, ...]] = (
     *overview.ROUTES,
     *vhosts.ROUTES,
     *users.ROUTES,
+    *connections.ROUTES,
     *exchanges.ROUTES,
     *queues.ROUTES,
     *bindings.ROUTES,
     *messages.ROUTES,
+    *browsing.ROUTES,
     *policies.ROUTES,
     *parameters.ROUTES,
     *definitions.ROUTES,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from pabal.broker.vhost import Vhost
-from pabal.management import fields
+from pabal.management import fields, statistics
 from pabal.management.call import CREATED, Answer, Call, Work, bad_request
 from pabal.management.listing import Facts, listing, one
+from pabal.management.rates import asked_windows
 from pabal.management.routes import Route, Who
 from pabal.model.definitions import VhostDefinition
 from pabal.model.limits import NAME_BYTES_MAX
@@ -28,14 +29,9 @@ def facts_of(call: Call, vhost: Vhost) -> Facts:
 
 
 def full_facts(call: Call, vhost: Vhost) -> Facts:
-    queues = vhost.queues.values()
-    ready, leased = sum(queue.ready for queue in queues), sum(queue.leased for queue in queues)
-    return {
-        **facts_of(call, vhost),
-        "messages": ready + leased,
-        "messages_ready": ready,
-        "messages_unacknowledged": leased,
-    }
+    if call.flag("disable_stats"):
+        return facts_of(call, vhost)
+    return {**facts_of(call, vhost), **statistics.vhost(call.broker, vhost, asked_windows(call.query))}
 
 
 def list_vhosts(call: Call) -> Work:

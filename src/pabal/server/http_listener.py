@@ -15,10 +15,13 @@ from pabal.model.limits import (
 from pabal.server.settings import DEFAULT_PORT as UNSET_PORT
 
 if TYPE_CHECKING:
+    import ssl
+
     from pabal.server.listeners import Listener
     from pabal.server.server import Server
 
 DEFAULT_PORT = 15_672
+DEFAULT_HTTPS_PORT = 15_671
 
 
 def open_http(server: Server) -> HttpListener | None:
@@ -36,7 +39,22 @@ def open_http(server: Server) -> HttpListener | None:
             raise
         server.log.warning("no HTTP API: cannot listen on port %d: %s", port, error.strerror or error)
         return None
-    return HttpListener(server, listener, settings.http_origins)
+    found = HttpListener(server, listener, settings.http_origins)
+    if server.certificates is not None and settings.https_port:
+        found.encrypted = _open_https(server)
+    return found
+
+
+def _open_https(server: Server) -> Listener | None:
+    """As above."""
+    port = server.settings.https_port
+    try:
+        return server.listeners.bind("https", port if server.settings.port or port != DEFAULT_HTTPS_PORT else 0)
+    except OSError as error:
+        if port != DEFAULT_HTTPS_PORT:
+            raise
+        server.log.warning("no HTTPS: cannot listen on port %d: %s", port, error.strerror or error)
+        return None
 
 
 class HttpListener:
@@ -50,6 +68,8 @@ class HttpListener:
         self._state: Any = None
         self._starting: asyncio.Task[None] | None = None
         self.port = listener.port
+        self.encrypted: Listener | None = None
+        """That of HTTPS."""
 
     def start(self) -> None:
         """Returns at once."""
@@ -62,7 +82,15 @@ class HttpListener:
         except ImportError as error:
             self._server.log.error("no HTTP API: %s", error)
             return
-        await self._server.listeners.serve(self._listener, protocol)
+        server = self._server
+        await server.listeners.serve(self._listener, protocol)
+        if self.encrypted is not None:
+            await server.listeners.serve(self.encrypted, protocol, self._context)
+
+    def _context(self) -> ssl.SSLContext:
+        """For a connection that begins now: certificates are renewed meanwhile."""
+        assert self._server.certificates is not None
+        return self._server.certificates.context
 
     def _load(self) -> Any:
         """On a thread: the imports take tenths of a second. Returns what makes a connection."""

@@ -8,7 +8,7 @@ import secrets
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from pabal import __version__, compiled
 from pabal.management.node import Listener, Resources
@@ -18,6 +18,10 @@ from pabal.server.resources import disk_free_bytes, memory_bytes
 
 if TYPE_CHECKING:
     from pabal.server.server import Server
+
+
+_PROTOCOLS: Final = {"amqps": "amqp/ssl"}
+"""What RabbitMQ calls them."""
 
 
 class ServerNode:
@@ -39,7 +43,10 @@ class ServerNode:
         self.log_files: Sequence[str] = ("<stderr>",)
 
     def listeners(self) -> Sequence[Listener]:
-        return [Listener(each.protocol, each.address, each.port) for each in self._server.listeners.all]
+        return [
+            Listener(_PROTOCOLS.get(each.protocol, each.protocol), each.address, each.port)
+            for each in self._server.listeners.all
+        ]
 
     def resources(self) -> Resources:
         settings = self._server.settings
