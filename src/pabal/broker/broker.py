@@ -144,6 +144,34 @@ class Broker:
         counters = [self.statistics.gone, *(vhost.counters for vhost in self.vhosts.values())]
         return [sum(column) for column in zip(*(each.values() for each in counters), strict=True)]
 
+    def octets(self) -> tuple[int, int, int, int]:
+        """Bytes received and sent over all connections that there were, and how often something was."""
+        received, sent, reads, writes = self.statistics.links_gone
+        for client in self.clients.values():
+            link = client.link
+            received += link.received_bytes
+            sent += link.sent_bytes
+            reads += link.received
+            writes += link.sent
+        return received, sent, reads, writes
+
+    def accept(self, client: Client) -> None:
+        """A connection begins."""
+        self.clients[client.name] = client
+
+    def forget(self, client: Client) -> None:
+        """It has ended."""
+        if self.clients.get(client.name) is client:
+            received, sent, reads, writes = self.statistics.links_gone
+            link = client.link
+            self.statistics.links_gone = (
+                received + link.received_bytes,
+                sent + link.sent_bytes,
+                reads + link.received,
+                writes + link.sent,
+            )
+            del self.clients[client.name]
+
     # --- Names ----------------------------------------------------------------------------------------------
 
     def vhost(self, name: str) -> Vhost:

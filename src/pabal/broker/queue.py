@@ -72,6 +72,11 @@ class Queue(Intake):
         return len(self.backlog) + (self._waiting.relayed if self._waiting is not None else 0)
 
     @property
+    def waiting_count(self) -> int:
+        """How many messages wait for their time, relayed ones included."""
+        return len(self._waiting) if self._waiting is not None else 0
+
+    @property
     def leased_bytes(self) -> int:
         """About how many bytes those with consumers have: keeping count would cost each message something."""
         return self.leased * self.backlog.mean_bytes

@@ -70,6 +70,7 @@ class Router:
         if not queues:
             return Published(range(count), ())
         exchange.publish_out += count * len(queues)
+        self.counters.publish_out += count * len(queues)
         refused = _take_in(queues, envelope, contents, content_bytes)
         return Published((), refused) if refused else ALL_TAKEN
 
@@ -119,6 +120,7 @@ class Router:
     def count_published(self, envelope: Envelope, count: int, passed_on: int) -> None:
         """So many messages came from a client, and went to queues so often altogether."""
         self.counters.publish += count
+        self.counters.publish_out += passed_on
         exchange = self.exchanges.get(envelope.exchange)
         if exchange is not None:
             exchange.counters.publish += count

@@ -129,8 +129,7 @@ class Samples:
         broker = self._broker
         statistics = broker.statistics
         sums = broker.counted()
-        received = sum(client.link.received_bytes for client in broker.clients.values())
-        sent = sum(client.link.sent_bytes for client in broker.clients.values())
+        received, sent, _, _ = broker.octets()
         journal = broker.store.journal
         return (
             *sums,

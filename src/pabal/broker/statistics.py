@@ -115,12 +115,14 @@ class Counters:
 
 
 class Statistics:
-    """What the broker as a whole counts. `gone`: what was counted in vhosts that are no more. `dead_letters`: by
-    reason and by what the queue does with dead letters ("disabled": it has no dead-letter exchange; else
-    "at_most_once" or "at_least_once"). `logins`: successful and failed ones, by protocol in RabbitMQ's words."""
+    """What the broker as a whole counts. `gone`: what was counted in vhosts that are no more. `links_gone`: bytes
+    received and sent, reads and writes of connections that have ended. `dead_letters`: by reason and by what the
+    queue does with dead letters ("disabled": it has no dead-letter exchange; else "at_most_once" or
+    "at_least_once"). `logins`: successful and failed ones, by protocol in RabbitMQ's words."""
 
     def __init__(self) -> None:
         self.gone = Counters()
+        self.links_gone = (0, 0, 0, 0)
         self.connections_opened = 0
         self.connections_closed = 0
         self.channels_opened = 0

@@ -46,7 +46,7 @@ NO_COLLECTION: Final = {
 }
 """What RabbitMQ says of an Erlang process that it knows nothing of."""
 _NO_REDUCTIONS: Final = {"reductions": 0, "reductions_details": {"rate": 0.0}}
-_MESSAGE_OVERHEAD_BYTES: Final = 250
+MESSAGE_OVERHEAD_BYTES: Final = 250
 """What a message in memory takes besides its content, about."""
 
 
@@ -208,7 +208,7 @@ def queue(broker: Broker, queue: Queue, windows: Windows = RATES_ONLY) -> Facts:
         "message_bytes_ram": held_bytes + leased_bytes,
         "message_bytes_persistent": queue.log.count * backlog.mean_bytes,
         "message_bytes_paged_out": ready_bytes - held_bytes,
-        "memory": held_bytes + leased_bytes + (ready + leased - on_disk) * _MESSAGE_OVERHEAD_BYTES,
+        "memory": held_bytes + leased_bytes + (ready + leased - on_disk) * MESSAGE_OVERHEAD_BYTES,
         "consumers": len(queue.consumers),
         "consumer_capacity": busy,
         "consumer_utilisation": busy,

@@ -478,8 +478,7 @@ class Server:
 
     def add(self, connection: Connection) -> None:
         self._connections.add(connection)
-        client = connection.session.client
-        self._broker.clients[client.name] = client
+        self._broker.accept(connection.session.client)
         most = self.settings.connections_max
         if len(self._connections) > most:
             connection.log(f"refused: there are {most} connections already")
@@ -489,5 +488,5 @@ class Server:
 
     def remove(self, connection: Connection) -> None:
         self._connections.discard(connection)
-        self._broker.clients.pop(connection.session.client.name, None)
+        self._broker.forget(connection.session.client)
         self.after_commit.pop(connection, None)
