@@ -9,11 +9,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from pabal import __version__, compiled
+from pabal.cli.main_group import MainGroup
 
 _STARTED = time.monotonic()
 
@@ -25,10 +26,15 @@ def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> N
         context.exit()
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=MainGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show it.")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Pabal: a durable message queue broker that RabbitMQ's clients use unchanged."""
+    if os.environ.get("NO_COLOR"):
+        context.color = False
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 @main.command()
@@ -115,6 +121,7 @@ def hash_password_command() -> None:
     click.echo(hash_password(password, secrets.token_bytes(16)))
 
 
-def _die(message: str, code: int) -> Any:
-    click.echo(click.style("pabal: ", fg="red", bold=True) + message, err=True)
-    raise SystemExit(code)
+def _die(message: str, code: int) -> NoReturn:
+    from pabal.cli.errors import die
+
+    die(message, code)
