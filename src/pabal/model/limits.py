@@ -47,6 +47,9 @@ HANDSHAKE_SECONDS_MAX: Final = 10
 LOGINS_WAITING_MAX: Final = 4096
 """Log-ins whose password or token is still to be checked; further ones are refused."""
 
+LOGINS_OF_ADDRESS_WAITING_MAX: Final = 1024
+"""... those from one address ..."""
+
 LOGINS_OF_ONE_WAITING_MAX: Final = 64
 """... and those of one user from one address: what is checked within a few seconds."""
 
