@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from engine import Engine, TakingConsumer
+from pabal.broker.clients import Encryption, Link
 from pabal.broker.samples import Samples
 from pabal.management import statistics
 from pabal.management.rates import asked_windows
@@ -168,3 +171,23 @@ def test_consumers_of_a_queue_with_a_single_active_one(engine: Sampled) -> None:
         (True, "single_active"),
         (False, "waiting"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("TLS_AES_256_GCM_SHA384", ("any", "aes_256_gcm", "sha384")),
+        ("ECDHE-RSA-AES256-GCM-SHA384", ("ecdhe_rsa", "aes_256_gcm", "sha384")),
+        ("", ("", "", "")),
+    ],
+)
+def test_how_a_connection_is_encrypted(engine: Sampled, name: str, parts: tuple[str, str, str]) -> None:
+    encryption = Encryption("TLSv1.3", name, "CN=anna")
+    client = SimpleNamespace(
+        link=Link("::1", 1, "::1", 5671, encryption), name="a", protocol="", public_state="", user="", vhost_name=""
+    )
+    client.__dict__.update(properties={}, mechanism="", since_ms=0, open_channels=[], channel_max=0)
+    client.__dict__.update(frame_bytes_max=0, heartbeat_seconds=0)
+    shown = statistics.connection(engine.broker, client, "node")  # type: ignore[arg-type]
+    assert (shown["ssl_key_exchange"], shown["ssl_cipher"], shown["ssl_hash"]) == parts
+    assert (shown["ssl"], shown["ssl_protocol"], shown["peer_cert_subject"]) == (True, "tlsv1.3", "CN=anna")

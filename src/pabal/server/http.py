@@ -116,6 +116,8 @@ class Api:
         answer: Principal | Refused = Refused("no credentials")
         if kind.lower() in ("basic", "bearer"):
             answer = await self._server.login(name, secret, peer, loopback)
+        if header:
+            self._server.broker.statistics.login("http", not isinstance(answer, Refused))
         if isinstance(answer, Refused):
             if header:
                 self._server.log.warning("%s", printable(f"{peer} HTTP: login refused: {answer.reason}"))
