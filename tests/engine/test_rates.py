@@ -144,6 +144,17 @@ def test_a_backlog_from_before_is_no_rate(engine: Sampled) -> None:
     facts = statistics.queue(engine.broker, engine.vhost.queues["q"])
     assert (facts["messages"], facts["messages_details"]) == (5, {"rate": 0.0})
     assert "message_stats" not in facts
+    total = statistics.overview(engine.broker, list(engine.broker.vhosts.values()), ASKED)
+    assert [each["sample"] for each in total["queue_totals"]["messages_details"]["samples"]] == [5] * 5
+
+
+def test_before_the_first_sample_nothing_was_counted() -> None:
+    engine = Sampled()
+    engine.queue()
+    engine.publish(*"abc")
+    engine.sample()
+    total = statistics.overview(engine.broker, list(engine.broker.vhosts.values()), ASKED)
+    assert [each["sample"] for each in total["message_stats"]["publish_details"]["samples"]] == [3, 0, 0, 0, 0]
 
 
 def test_nothing_is_kept_of_who_is_idle_or_gone(engine: Sampled) -> None:
