@@ -199,6 +199,7 @@ def test_how_a_connection_is_encrypted(engine: Sampled, name: str, parts: tuple[
     )
     client.__dict__.update(properties={}, mechanism="", since_ms=0, open_channels=[], channel_max=0)
     client.__dict__.update(frame_bytes_max=0, heartbeat_seconds=0)
+    assert client.link.name == "[::1]:1 -> [::1]:5671"
     shown = statistics.connection(engine.broker, client, "node")  # type: ignore[arg-type]
     assert (shown["ssl_key_exchange"], shown["ssl_cipher"], shown["ssl_hash"]) == parts
     assert (shown["ssl"], shown["ssl_protocol"], shown["peer_cert_subject"]) == (True, "tlsv1.3", "CN=anna")

@@ -33,7 +33,7 @@ def _link(transport: asyncio.BaseTransport) -> Link:
     for which in ("peername", "sockname"):
         address = transport.get_extra_info(which)
         known = isinstance(address, tuple) and len(address) >= 2
-        ends.append((str(address[0]), int(address[1])) if known else ("?", 0))
+        ends.append((str(address[0]).removeprefix("::ffff:"), int(address[1])) if known else ("?", 0))
     ssl_object = transport.get_extra_info("ssl_object")
     return Link(*ends[0], *ends[1], encryption(ssl_object) if ssl_object is not None else None)
 
