@@ -72,7 +72,8 @@ true behind it."""
 
 @dataclass(slots=True)
 class Call:
-    """One request. `arguments`: the variable parts of the path. `query`: the last value of each name. `path`: as it
+    """One request. `arguments`: the variable parts of the path. `query`: the last value of each name;
+    `query_string`: all of them, as they came. `path`: as it
     came, without the query. `reason`: what the header X-Reason says."""
 
     broker: Broker
@@ -86,6 +87,7 @@ class Call:
     body: bytes = b""
     content_type: str = ""
     reason: str = ""
+    query_string: str = ""
 
     # --- What was asked for ---------------------------------------------------------------------------------
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from pabal.management.measured import ProcessFacts
+
 
 @dataclass(frozen=True, slots=True)
 class Listener:
@@ -52,6 +54,9 @@ class Node(Protocol):
     def listeners(self) -> Sequence[Listener]: ...
 
     def resources(self) -> Resources: ...
+
+    def process_facts(self) -> ProcessFacts:
+        """For metrics."""
 
     def random_bytes(self, count: int) -> bytes:
         """For salts."""

@@ -10,7 +10,7 @@ import asyncio
 import base64
 import binascii
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl
 
@@ -50,9 +50,9 @@ class _Durable:
 class Api:
     """`application`: for an ASGI server. `origins`: whose pages may call it from a browser."""
 
-    def __init__(self, server: Server, origins: tuple[str, ...]) -> None:
+    def __init__(self, server: Server, origins: tuple[str, ...], routes: Sequence[Route] = ROUTES) -> None:
         self._server = server
-        self._routes = Routes(ROUTES)
+        self._routes = Routes(routes)
         self._origins = origins
         self._bodies_bytes = 0
         self.application = Starlette(routes=[Path("/{path:path}", self._serve, methods=list(METHODS))])
@@ -99,6 +99,7 @@ class Api:
             dict(parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)),
             content_type=request.headers.get("content-type", ""),
             reason=request.headers.get("x-reason", ""),
+            query_string=request.scope["query_string"].decode("latin-1"),
         )
         if not may_use(route.who, call):
             raise not_authorised(route.who.value.strip())
@@ -115,6 +116,8 @@ class Api:
         answer: Principal | Refused = Refused("no credentials")
         if kind.lower() in ("basic", "bearer"):
             answer = await self._server.login(name, secret, peer, loopback)
+        if header:
+            self._server.broker.statistics.login("http", not isinstance(answer, Refused))
         if isinstance(answer, Refused):
             if header:
                 self._server.log.warning("%s", printable(f"{peer} HTTP: login refused: {answer.reason}"))

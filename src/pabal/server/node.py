@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pabal import __version__, compiled
+from pabal.management.measured import ProcessFacts
 from pabal.management.node import Listener, Resources
 from pabal.model.compatibility import COMPATIBILITIES
 from pabal.model.passwords import hash_password
-from pabal.server.resources import disk_free_bytes, memory_bytes
+from pabal.server.resources import disk_free_bytes, machine_memory_bytes, memory_bytes
 
 if TYPE_CHECKING:
     from pabal.server.server import Server
@@ -61,6 +62,34 @@ class ServerNode:
             files_max=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
             sockets=self._server.connection_count,
             memory_parts={"other_system": used},
+        )
+
+    def process_facts(self) -> ProcessFacts:
+        server, settings, resources = self._server, self._server.settings, self.resources()
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        size = server.broker.store.size()
+        measures = server.measures
+        return ProcessFacts(
+            node=self.name,
+            cluster=self.name,
+            cluster_id=self.name,
+            version=self.version,
+            rabbitmq_version=self.rabbitmq_version,
+            python_version=self.python_version,
+            compiled=compiled(),
+            started_ms=self.started_ms,
+            memory_bytes=resources.memory_bytes,
+            memory_bytes_max=resources.memory_bytes_max or machine_memory_bytes(),
+            disk_free_bytes=resources.disk_free_bytes,
+            disk_free_bytes_min=resources.disk_free_bytes_min,
+            files=resources.files,
+            files_max=resources.files_max,
+            sockets=resources.sockets,
+            sockets_max=settings.connections_max,
+            cpu_seconds=used.ru_utime + used.ru_stime,
+            store_bytes=size.file_bytes,
+            store_free_bytes=size.free_bytes,
+            durations={"turn": measures.turns, "commit": measures.commits, "loop_lag": measures.lags},
         )
 
     def random_bytes(self, count: int) -> bytes:

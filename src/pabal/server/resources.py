@@ -47,6 +47,14 @@ def memory_bytes() -> int | None:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def machine_memory_bytes() -> int:
+    """All of the machine's; 0 where that cannot be found out."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return 0
+
+
 def shortages(settings: Settings) -> dict[str, str]:
     """What there is too little of, "disk" or "memory", and how much too little."""
     found: dict[str, str] = {}

@@ -33,7 +33,7 @@ from pabal.model.limits import (
 from pabal.server.admission import raise_files_limit
 from pabal.server.commit_thread import CommitThread
 from pabal.server.connection import Connection, printable
-from pabal.server.http_listener import HttpListener, open_http
+from pabal.server.http_listener import HttpListener, open_http, open_metrics
 from pabal.server.listeners import Listeners
 from pabal.server.measures import Measures
 from pabal.server.node import ServerNode
@@ -143,6 +143,7 @@ class Server:
         self.codec = Amqp091Codec(self._container)
         self.node = ServerNode(self, f"pabal@{socket.gethostname()}")
         self.http: HttpListener | None = None
+        self.metrics: HttpListener | None = None
         self._commit_thread = CommitThread()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ms = 0
@@ -173,9 +174,10 @@ class Server:
             self.log.info("plain Python, about half as fast as compiled: there was no C compiler at install")
         self._check_resources()
         await self._listen()
-        self.http = open_http(self)
-        if self.http is not None:
-            self.http.start()
+        self.http, self.metrics = open_http(self), open_metrics(self)
+        for listener in (self.http, self.metrics):
+            if listener is not None:
+                listener.start()
         self._loop.call_later(1.0, self._tick_connections)
         self._loop.call_later(SAMPLE_MS / 1000, self._sample)
         if self._supervisor.watchdog_seconds:
@@ -279,8 +281,9 @@ class Server:
     async def _shut_down(self) -> None:
         """Stops accepting, commits, closes the clients as their protocol says."""
         self.listeners.close()
-        if self.http is not None:
-            await self.http.stop()
+        for listener in (self.http, self.metrics):
+            if listener is not None:
+                await listener.stop()
         if self.failure is None:
             self.begin_turn()
             for connection in list(self._connections):

@@ -52,6 +52,10 @@ class Settings:
     """Serve the HTTP API."""
     http_port: int = DEFAULT_PORT
     """Port of the HTTP API; 0 for any free one, DEFAULT_PORT for 15672 (or any free one when `port` is 0)."""
+    metrics: bool = True
+    """Serve metrics without a password, on a port of their own. The HTTP API serves them with one."""
+    metrics_port: int = DEFAULT_PORT
+    """Port of the metrics; 0 for any free one, DEFAULT_PORT for 15692 (or any free one when `port` is 0)."""
     http_origins: tuple[str, ...] = ()
     """Origins whose pages may call the HTTP API from a browser (CORS)."""
     log_level: str = "info"
@@ -98,6 +102,7 @@ _RANGES = {
     "https_port": (0, 65_535),
     "connections_per_second_max": (0, 1_000_000),
     "http_port": (DEFAULT_PORT, 65_535),
+    "metrics_port": (DEFAULT_PORT, 65_535),
     "frame_bytes_max": (limits.FRAME_BYTES_MIN, 64 * 1024 * 1024),
     "channel_max": (1, 65_535),
     "heartbeat_seconds": (0, 65_535),

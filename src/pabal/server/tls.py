@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from typing import Any, Final
 
+from pabal.broker.clients import Encryption
 from pabal.server.settings import Settings, SettingsError
 
 VERIFY: Final = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
@@ -95,6 +96,19 @@ def certificate_name(connection: ssl.SSLObject, login_from: str) -> str:
         names = [v for rdn in certificate.get("subject", ()) for key, v in rdn if key == "commonName"]
         return ",".join(names)
     return next((str(v) for kind, v in certificate.get("subjectAltName", ()) if kind == "DNS"), "")
+
+
+def encryption(connection: ssl.SSLObject) -> Encryption:
+    """What is shown of it."""
+    certificate: dict[str, Any] = connection.getpeercert() or {}
+    cipher = connection.cipher()
+    return Encryption(
+        connection.version() or "",
+        cipher[0] if cipher is not None else "",
+        distinguished_name(certificate.get("subject", ())),
+        distinguished_name(certificate.get("issuer", ())),
+        " - ".join(certificate[name] for name in ("notBefore", "notAfter") if name in certificate),
+    )
 
 
 def distinguished_name(name: tuple[tuple[tuple[str, str], ...], ...]) -> str:
