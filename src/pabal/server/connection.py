@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 from pabal.broker.clients import Link
 from pabal.model.errors import StoreError
 from pabal.model.limits import CLOSE_SECONDS_MAX, OUTPUT_BYTES_HIGH, OUTPUT_BYTES_LOW
-from pabal.server.tls import certificate_name
+from pabal.server.tls import certificate_name, encryption
 from pabal.session.amqp091.connection import Amqp091Session
 from pabal.session.amqp091.trace import Trace
 
@@ -34,7 +34,8 @@ def _link(transport: asyncio.BaseTransport) -> Link:
         address = transport.get_extra_info(which)
         known = isinstance(address, tuple) and len(address) >= 2
         ends.append((str(address[0]), int(address[1])) if known else ("?", 0))
-    return Link(*ends[0], *ends[1])
+    connection = transport.get_extra_info("ssl_object")
+    return Link(*ends[0], *ends[1], None if connection is None else encryption(connection))
 
 
 class Connection(asyncio.BufferedProtocol):
