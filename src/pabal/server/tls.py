@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ssl
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from pabal.broker.clients import Encryption
@@ -36,17 +38,19 @@ _ATTRIBUTES: Final = {
 
 
 class Certificates:
-    """What the settings say of TLS. `context` is for connections from now on; those that there are keep theirs."""
+    """What the settings say of TLS. `context` is for connections from now on; those that there are keep theirs.
+    `https_context`: the same for HTTP, where nobody is asked for a certificate."""
 
     def __init__(self, settings: Settings) -> None:
         """SettingsError when a file cannot be used."""
-        self.context = _load(settings)
-        self.login_from = settings.tls_login_from
+        self.renew(settings)
 
     def renew(self, settings: Settings) -> None:
         """Reads the files again. SettingsError when one cannot be used: then all stays as it was."""
-        self.context = _load(settings)
-        self.login_from = settings.tls_login_from
+        context, https_context = _load(settings), _load(replace(settings, tls_verify="none"))
+        self.context: ssl.SSLContext = context
+        self.https_context: ssl.SSLContext = https_context
+        self.login_from: str = settings.tls_login_from
 
 
 def _load(settings: Settings) -> ssl.SSLContext:
@@ -87,6 +91,23 @@ def ssl_reason(error: ssl.SSLError) -> str:
     return str(error.reason or error.strerror or error).replace("_", " ").lower()
 
 
+def encryption(connection: ssl.SSLObject) -> Encryption:
+    """What others may see of a connection's encryption, once its handshake is done."""
+    certificate: dict[str, Any] = connection.getpeercert() or {}
+    cipher = connection.cipher()
+    return Encryption(
+        connection.version() or "",
+        cipher[0] if cipher else "",
+        distinguished_name(certificate.get("subject", ())),
+        distinguished_name(certificate.get("issuer", ())),
+        " - ".join(_time(certificate[end]) for end in ("notBefore", "notAfter")) if certificate else "",
+    )
+
+
+def _time(text: str) -> str:
+    return datetime.fromtimestamp(ssl.cert_time_to_seconds(text), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def certificate_name(connection: ssl.SSLObject, login_from: str) -> str:
     """The user that the peer's certificate stands for; "" when it showed none, or one without such a name."""
     certificate: dict[str, Any] = connection.getpeercert() or {}
@@ -96,19 +117,6 @@ def certificate_name(connection: ssl.SSLObject, login_from: str) -> str:
         names = [v for rdn in certificate.get("subject", ()) for key, v in rdn if key == "commonName"]
         return ",".join(names)
     return next((str(v) for kind, v in certificate.get("subjectAltName", ()) if kind == "DNS"), "")
-
-
-def encryption(connection: ssl.SSLObject) -> Encryption:
-    """What is shown of it."""
-    certificate: dict[str, Any] = connection.getpeercert() or {}
-    cipher = connection.cipher()
-    return Encryption(
-        connection.version() or "",
-        cipher[0] if cipher is not None else "",
-        distinguished_name(certificate.get("subject", ())),
-        distinguished_name(certificate.get("issuer", ())),
-        " - ".join(certificate[name] for name in ("notBefore", "notAfter") if name in certificate),
-    )
 
 
 def distinguished_name(name: tuple[tuple[tuple[str, str], ...], ...]) -> str:
