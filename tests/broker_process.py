@@ -83,7 +83,8 @@ class ExternalBroker(BrokerAddress):
 
 
 class BrokerProcess(BrokerAddress):
-    """`python -m pabal serve` as a child process, with its own data directory and log file."""
+    """`python -m pabal serve` as a child process, with its own data directory and log file. `http_port`: of its HTTP
+    API, which it has only then: hundreds of tests do not need one."""
 
     is_external = False
 
@@ -94,8 +95,10 @@ class BrokerProcess(BrokerAddress):
         arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         program: Sequence[str] = ("-m", "pabal"),
+        http_port: int | None = None,
     ) -> None:
         super().__init__(port or free_port())
+        self.http_port = http_port
         self.directory = directory
         self.data = directory / "data"
         self.program = list(program)
@@ -120,6 +123,7 @@ class BrokerProcess(BrokerAddress):
             **{k: v for k, v in os.environ.items() if not k.startswith("PABAL_")},
             "PYTHONPATH": str(SOURCE),
             "PYTHONUNBUFFERED": "1",
+            **({"PABAL_HTTP": "false"} if self.http_port is None else {"PABAL_HTTP_PORT": str(self.http_port)}),
             **self.environment,
         }
         command = [sys.executable, *self.program, "serve", "--port", str(self.port), "--data", str(self.data)]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
+from pabal.broker.queue import Queue
 from pabal.management import queues
 from pabal.management.call import Answer, Call, Work, bad_request
 from pabal.management.encoding import encode
@@ -43,7 +44,7 @@ class Filter:
         if self._routing_key not in (None, envelope.routing_key) or self._exchange not in (None, envelope.exchange):
             return False
         if self._headers or self._properties:
-            properties = self._codec.properties(message)
+            properties = self._codec.properties(message.content)
             headers = properties.get("headers")
             if not _has(properties, self._properties):
                 return False
@@ -95,7 +96,7 @@ def browse(call: Call) -> Work:
                 if offset:
                     offset -= 1
                 else:
-                    encoded.append(encode(columns.of(_facts(call, message, auto, None if most < 0 else most))))
+                    encoded.append(encode(columns.of(_facts(call, queue, message, auto, None if most < 0 else most))))
                     size += len(message.content)
                     if len(encoded) == count or size >= HTTP_GET_BYTES_MAX:
                         break
@@ -116,14 +117,14 @@ def _number(call: Call, name: str, otherwise: int, most: int | None) -> int:
     return value
 
 
-def _facts(call: Call, message: Message, auto: bool, most: int | None) -> Facts:
+def _facts(call: Call, queue: Queue, message: Message, auto: bool, most: int | None) -> Facts:
     return {
         "position": message.position,
         "attempts": message.attempts,
         "expires_at": message.expires_at_ms or None,
         "priority": message.envelope.container.priority(message.content),
         "persistent": message.envelope.persistent,
-        **shown(call, message, auto, most),
+        **shown(call, queue, message, auto, most),
     }
 
 

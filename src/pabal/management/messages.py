@@ -84,7 +84,7 @@ def get(call: Call) -> Work:
             if message is None:
                 break
             size += len(message.content)
-            facts = shown(call, message, body["encoding"] == "auto", most)
+            facts = shown(call, queue, message, body["encoding"] == "auto", most)
             facts["message_count"] = queue.ready
             encoded.append(encode(columns.of(facts)))
             yield None
@@ -99,10 +99,11 @@ def get(call: Call) -> Work:
     return Answer(content=content, after=lambda arrived: getter.settle(settled if arrived else Outcome.RELEASE))
 
 
-def shown(call: Call, message: Message, auto: bool, most: int | None) -> Facts:
+def shown(call: Call, queue: Queue, message: Message, auto: bool, most: int | None) -> Facts:
     """`auto`: a payload that is UTF-8 as text, not in base64. `most`: bytes of it to show."""
     payload = call.codec.body(message.content)
-    properties = plain(call.codec.properties(message))
+    attempts = message.attempts if queue.arguments.counts_attempts else 0
+    properties = plain(call.codec.properties(message.content, attempts))
     facts: Facts = {
         "payload_bytes": len(payload),
         "redelivered": message.redelivered,

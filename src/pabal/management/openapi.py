@@ -60,7 +60,7 @@ def description(routes: Iterable[Route], version: str) -> dict[str, Any]:
 def _operation(route: Route) -> dict[str, Any]:
     parts = route.parts
     variables = [part.strip("{}") for part in parts if part.startswith("{")]
-    names = [part.strip("{}").replace("-", "_") for part in parts[1:]]
+    names = [part.strip("{}").replace("-", "_").replace(".", "_") for part in parts[1:] or (parts[0] or "root",)]
     error = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}
     parameters: list[dict[str, Any]] = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in variables

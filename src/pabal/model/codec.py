@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from pabal.model.message import Envelope, Message
+from pabal.model.message import Envelope
 
 
 class MessageCodec(Protocol):
@@ -15,7 +15,8 @@ class MessageCodec(Protocol):
         """A message to be published, its properties under RabbitMQ's names ("delivery_mode", "headers").
         PreconditionFailed, InvalidParameter: it cannot be."""
 
-    def properties(self, message: Message) -> dict[str, Any]:
-        """The properties as a receiver sees them. Those that cannot be read are left out."""
+    def properties(self, content: bytes, attempts: int = 0) -> dict[str, Any]:
+        """The properties as a receiver sees them, who is told of `attempts` if there were any; {} when they cannot
+        be read."""
 
     def body(self, content: bytes) -> bytes: ...

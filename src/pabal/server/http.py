@@ -228,27 +228,29 @@ class Api:
 
 
 class _Sent:
-    """An answer that something depends on: `tell` hears whether the client was still there when it had gone out."""
+    """An answer that something depends on: `tell` hears whether the client was still there when all but the last byte
+    of it had gone out. Who has that last byte can rely on what was told."""
 
     def __init__(self, response: Response, tell: Callable[[bool], None]) -> None:
         self._response = response
         self._tell = tell
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        response = self._response
+        body = bytes(response.body)
         arrived = False
         try:
-            response = self._response
             await send(
                 {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}
             )
-            await send({"type": "http.response.body", "body": response.body, "more_body": True})
+            await send({"type": "http.response.body", "body": body[:-1], "more_body": True})
             await asyncio.sleep(0)
-            # Waits until the system has taken all of it: see http_listener.HttpConnection.
+            # Waits until the system has taken all of it: see http_connection.py.
             await send({"type": "http.response.body", "body": b"", "more_body": True})
             arrived = not await Request(scope, receive).is_disconnected()
         finally:
             self._tell(arrived)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await send({"type": "http.response.body", "body": body[-1:], "more_body": False})
 
 
 def _allowed(methods: dict[str, Route]) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pabal.model.errors import InvalidParameter, PreconditionFailed
 from pabal.model.limits import FRAME_BYTES_MAX
-from pabal.model.message import Envelope, Message
+from pabal.model.message import Envelope
 from pabal.session.amqp091.container import Amqp091Container, with_delivery_count, without_blind_copies
 from pabal.session.amqp091.faults import ChannelFault
 from pabal.session.amqp091.publishing import read_copies, read_expiration
@@ -51,10 +51,9 @@ class Amqp091Codec:
         envelope = Envelope(exchange, routing_key, mode == 2, ttl_ms, self._container, copies, priority)
         return envelope, without_blind_copies(content) if copies else content
 
-    def properties(self, message: Message) -> dict[str, Any]:
-        content = message.content
-        if message.attempts:
-            content = with_delivery_count(content, message.attempts)
+    def properties(self, content: bytes, attempts: int = 0) -> dict[str, Any]:
+        if attempts:
+            content = with_delivery_count(content, attempts)
         try:
             return decode_properties(property_bytes(content))
         except WireError:
