@@ -86,6 +86,13 @@ def test_a_wrong_password_is_not_shown(api: FakeApi, run: Run) -> None:
     )
 
 
+def test_what_a_user_may_not(api: FakeApi, run: Run) -> None:
+    api.answer("PUT", "queues/%2F/q", {"error": "not_authorised", "reason": "Access refused."}, 401)
+    assert ended(run("queues", "declare", "q"), 1) == (
+        "'guest' may not do that (Access refused); `pabal permissions list guest` says what it may"
+    )
+
+
 def test_the_password_comes_from_the_environment(api: FakeApi, run: Run) -> None:
     api.answer("GET", "queues", [WORK])
     assert run("queues", "--user", "ann", env={"PABAL_PASSWORD": "a:b"}).code == 0

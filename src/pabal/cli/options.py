@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import click
 
@@ -260,7 +260,7 @@ def errors_end(invoke: Any, ctx: click.Context) -> Any:
         raise SystemExit(OK) from None
 
 
-def needs_pabal(asked: Asked, command: str, error: Refused) -> None:
+def needs_pabal(asked: Asked, command: str, error: Refused) -> NoReturn:
     """Raises what says so where another broker answers, else `error`: for what is below /api/pabal/."""
     product = asked.api.get("overview").get("product_name") or "RabbitMQ"
     if product != "Pabal":
