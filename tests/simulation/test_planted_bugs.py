@@ -34,14 +34,14 @@ class LateStore(MemoryStore):
     def __init__(self, containers: dict[int, Container], disk: Disk | None = None) -> None:
         assert disk is not None
         self.real = disk
-        self.late: Batch | None = None
+        self.late: list[Batch] = []
         super().__init__(containers, copy.deepcopy(disk))
 
     def finish(self) -> None:
         super().finish()
-        if self.late is not None:
-            self.real.apply(self.late)
-        self.late = self._batch
+        for batch in self.late:
+            self.real.apply(batch)
+        self.late = self._batches
 
 
 def test_a_store_that_loses_its_last_commit_is_found() -> None:

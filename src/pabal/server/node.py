@@ -54,7 +54,7 @@ class ServerNode:
         used = memory_bytes() or 0
         return Resources(
             memory_bytes=used,
-            memory_bytes_max=settings.memory_bytes_max,
+            memory_bytes_max=self._server.alarms.memory_bytes_max,
             disk_free_bytes=free or 0,
             disk_free_bytes_min=settings.disk_free_bytes_min,
             files=_open_files(),
