@@ -77,6 +77,30 @@ def confirms_with_the_commit_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Turn, "_committed", committed)
 
 
+@planted("confirmed before it was durable|lost after it was confirmed")
+def confirms_what_found_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Turn._committed
+
+    def committed(self: Any, error: StoreError | None) -> None:
+        original(self, error)
+        if self.waits_for_room:
+            self._release()
+
+    monkeypatch.setattr(Turn, "_committed", committed)
+
+
+@planted("before it was durable|was lost|lost after|nobody knows|its state says|KeyError|gone for good|in vain")
+def forgets_what_found_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what came since is written when there is room again."""
+    original = MemoryStore.again
+
+    def again(self: Any) -> None:
+        self._batches = []
+        original(self)
+
+    monkeypatch.setattr(MemoryStore, "again", again)
+
+
 @planted("after the commit failed")
 def confirms_a_failed_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     original = Turn._committed

@@ -1,5 +1,5 @@
-"""A disk that is full at any point of a commit, for a while: all comes through, once and in order; also when the process
-is killed meanwhile."""
+"""A disk that is full at any point of a commit, for a while: all comes through, once and in order; also when the
+process is killed meanwhile."""
 
 from __future__ import annotations
 
@@ -155,7 +155,8 @@ class Model:
         self.maybe = [self.contents()]
         while True:
             if kills and self.chance.random() < 0.05:
-                return self.kill()
+                self.kill()
+                return
             try:
                 store.finish()
                 break
@@ -166,7 +167,8 @@ class Model:
                 self.maybe.append(self.contents())
         self.durable = self.maybe[-1]
         if kills and self.chance.random() < 0.05:
-            return self.kill()
+            self.kill()
+            return
         store.done()
         assert store.journal.empty
         self.maybe = []

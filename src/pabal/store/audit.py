@@ -87,12 +87,16 @@ class Audit:
         self.faults: list[str] = []
         self.fault_count = 0
         self._states: dict[int, QueueState] = {}
-        self._definitions: list[Any] = []
+        self._by_key: dict[bytes, Any] = {}
         self._drops: list[tuple[int, int, int]] = []
         self._counts: Counter[int] = Counter()
         self._highest: dict[int, int] = {}
         self._uses: Counter[int] = Counter()
         self._record_bytes = 0
+
+    @property
+    def _definitions(self) -> list[Any]:
+        return list(self._by_key.values())
 
     def fault(self, text: str) -> None:
         self.fault_count += 1
@@ -125,7 +129,7 @@ class Audit:
             f"{file_bytes // page_bytes} pages free, {epoch} checkpoints",
             f"log          {entries[0]} entries since the last, {entries[1]} bytes",
             f"definitions  {len(self._definitions)}, {len(queues)} of them queues",
-            f"messages     {messages}, and {sum(self._counts.values())} in the data file with {self._record_bytes} bytes",
+            f"messages     {messages}; {sum(self._counts.values())} in the data file, {self._record_bytes} bytes",
         ]
 
     def _read(self, transaction: Any, found: dict[bytes, Any]) -> int:
@@ -137,7 +141,7 @@ class Audit:
             self.fault(f"the data file has format {meta.get(b'format', b'').decode(errors='replace')!r}")
         for key, value in items(b"definitions"):
             try:
-                self._definitions.append(decode_definition(value))
+                self._by_key[bytes(key)] = decode_definition(value)
             except Exception as error:
                 self.fault(f"the definition {key!r} cannot be read: {error}")
         for key, value in items(b"queues"):
@@ -190,18 +194,18 @@ class Audit:
         log = None
         try:
             log = WriteAheadLog(self._directory / LOG_FILE, new=False, read_only=True)
-            definitions: dict[bytes, bytes | None] = {}
             for payload in log.recover(epoch):
                 batch = decode_entry(payload)
                 self._states.update(batch.states)
                 for queue_id in batch.gone:
                     self._states.pop(queue_id, None)
-                definitions.update(batch.definitions)
+                for key, value in batch.definitions:
+                    if value is None:
+                        self._by_key.pop(key, None)
+                    else:
+                        self._by_key[key] = decode_definition(value)
                 entries += 1
                 size += len(payload)
-            for value in definitions.values():
-                if value is not None:
-                    self._definitions.append(decode_definition(value))
         except (StoreError, ValueError) as error:
             self.fault(str(error))
         finally:
@@ -215,9 +219,8 @@ class Audit:
         for each in self._definitions:
             vhost = getattr(each, "vhost", None)
             if vhost is not None and vhost not in vhosts:
-                self.fault(
-                    f"{type(each).__name__} {getattr(each, 'name', '')!r} is in vhost {vhost!r}, which is missing"
-                )
+                name = f"{type(each).__name__} {getattr(each, 'name', '')!r}"
+                self.fault(f"{name} is in vhost {vhost!r}, which is missing")
             if type(each).__name__ == "QueueDefinition":
                 queues.add((each.vhost, each.name))
             elif type(each).__name__ == "ExchangeDefinition":

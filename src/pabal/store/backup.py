@@ -48,7 +48,7 @@ class _Reader:
         self._file, self._left, self._lasts = file, left, lasts
         self.digest = hashlib.sha256()
 
-    def read(self, count: int) -> bytes:
+    def read(self, count: int = _STEP_BYTES, /) -> bytes:
         if not self._lasts():
             raise BackupError("the backup was given up: the disk became full, or the broker stops")
         data = self._file.read(min(count, self._left))
