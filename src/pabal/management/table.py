@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from pabal.management import (
+    backup,
     bindings,
     browsing,
     connections,
@@ -42,4 +43,5 @@ ROUTES: Final[tuple[Route, ...]] = (
     *parameters.ROUTES,
     *definitions.ROUTES,
     *health.ROUTES,
+    *backup.ROUTES,
 )

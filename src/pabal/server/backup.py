@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -78,17 +76,25 @@ class Backups:
         self._server.broker.await_durable(waiter, 0)
         await waiter.done
 
-    @contextmanager
-    def spool(self) -> Iterator[IO[bytes]]:
+    async def spooled(self) -> tuple[IO[bytes], int, str]:
+        """A backup in a file of its own, from its beginning; its bytes, and a name for it. BackupError; OSError."""
+        file = self._spool()
+        try:
+            summary = await self.write(file)
+            size = file.tell()
+            file.seek(0)
+        except BaseException:
+            file.close()
+            raise
+        return file, size, f"pabal-{summary.time[:19].replace(':', '')}.tar"
+
+    def _spool(self) -> IO[bytes]:
         """A file of no name on the disk of the data directory, for a backup that is sent somewhere: a slow receiver
         does not make the broker wait. OSError."""
         path = Path(self._server.settings.data) / SPOOL_FILE
         file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE), "w+b")
-        try:
-            path.unlink()
-            yield file
-        finally:
-            file.close()
+        path.unlink()
+        return file
 
 
 _RELIEF_SECONDS = 0.1

@@ -8,13 +8,15 @@ import secrets
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from pabal import __version__, compiled
+from pabal.management.call import ApiError
 from pabal.management.node import Listener, Resources
 from pabal.model.compatibility import COMPATIBILITIES
 from pabal.model.passwords import hash_password
 from pabal.server.resources import disk_free_bytes, memory_bytes
+from pabal.store.backup import BackupError
 
 if TYPE_CHECKING:
     from pabal.server.server import Server
@@ -62,6 +64,14 @@ class ServerNode:
             sockets=self._server.connection_count,
             memory_parts={"other_system": used},
         )
+
+    async def backup(self) -> tuple[IO[bytes], int, str]:
+        try:
+            return await self._server.backups.spooled()
+        except BackupError as error:
+            raise ApiError(503, "service_unavailable", str(error)) from None
+        except OSError as error:
+            raise ApiError(503, "service_unavailable", f"no room for the backup: {error.strerror}") from None
 
     def random_bytes(self, count: int) -> bytes:
         return secrets.token_bytes(count)

@@ -94,6 +94,8 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 def restore(file: Path, directory: Path) -> BackupSummary:
     """Makes the data directory from the backup: complete, or not at all. BackupError: the directory has data or is in
     use, or the file is no backup or damaged."""
+    if not file.is_file():
+        raise BackupError(f"{file}: there is no such file")
     try:
         lock = lock_directory(directory)
     except StoreError as error:

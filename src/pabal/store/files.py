@@ -86,3 +86,8 @@ def lock_directory(directory: Path) -> Any:
         os.ftruncate(file.fileno(), 0)
         os.write(file.fileno(), f"{os.getpid()}\n".encode())
     return file
+
+
+def reason(error: Exception) -> str:
+    """What an error of LMDB says, if anything."""
+    return str(error) or type(error).__name__

@@ -39,7 +39,7 @@ from pabal.store.batch import (
 )
 from pabal.store.check import readable
 from pabal.store.compaction import is_due, remove_unfinished, replace_by_copy, write_copy
-from pabal.store.files import FILE_MODE, has_room, lock_directory, write_error
+from pabal.store.files import FILE_MODE, has_room, lock_directory, reason, write_error
 from pabal.store.interface import Loaded, Size
 from pabal.store.journal import Journal, QueueLog
 from pabal.store.record import RecordReader, referred_content
@@ -154,7 +154,7 @@ class LmdbStore:
             if not version:
                 self._put_format(_FORMAT_WITHOUT_LOG)
         except (lmdb.Error, OSError) as error:
-            raise StoreError(f"{path} cannot be opened: {_reason(error)}") from None
+            raise StoreError(f"{path} cannot be opened: {reason(error)}") from None
 
     def _check_length(self, path: Path) -> None:
         """A file that lost its end: a read beyond it would kill the process. LMDB may leave a file a page or two
@@ -223,7 +223,7 @@ class LmdbStore:
                 if contents.last():
                     self.journal.next_content_id = _CONTENT.unpack(contents.key())[0] + 1
         except Exception as error:  # whatever a damaged file makes a decoder say
-            raise StoreError(f"{self.directory / DATA_FILE} is damaged: {_reason(error)}") from None
+            raise StoreError(f"{self.directory / DATA_FILE} is damaged: {reason(error)}") from None
         durable = durable_ids(loaded.definitions)
         used = {*durable, *map(owner_id, loaded.queues), *(owner_id(drop[0]) for drop in self._drops)}
         loaded.next_queue_id = max(used, default=0) + 1
@@ -270,7 +270,7 @@ class LmdbStore:
                 self._residency.touched(size)
                 return found
         except lmdb.Error as error:
-            raise StoreError(f"{self.directory / DATA_FILE} cannot be read: {_reason(error)}") from None
+            raise StoreError(f"{self.directory / DATA_FILE} cannot be read: {reason(error)}") from None
 
     def _decode(self, some: list[tuple[bytes, bytes]], queue_id: int) -> list[Message]:
         """The messages of these records, but for those in ranges that are being removed."""
@@ -399,7 +399,7 @@ class LmdbStore:
     def _write_error(self, what: str, error: Exception) -> StoreError:
         """LMDB calls a write that was cut short an I/O error, and a disk that becomes full cuts one short. Should it
         be a real one, no harm is done either: what is tried again writes each of its pages anew."""
-        text = f"{what} to {self.directory / DATA_FILE} failed: {_reason(error)}"
+        text = f"{what} to {self.directory / DATA_FILE} failed: {reason(error)}"
         if str(error).endswith(os.strerror(EIO)) and not has_room(self.directory, RESERVE_BYTES_MAX):
             return DiskFull(f"{text} ({os.strerror(ENOSPC)})")
         return write_error(text, error)
@@ -493,9 +493,5 @@ class LmdbStore:
         except lmdb.Error as error:
             raise StoreError(
                 f"{self.directory / DATA_FILE} is full at {self._map_bytes // 2} bytes and the system gives no "
-                f"more address space: {_reason(error)}"
+                f"more address space: {reason(error)}"
             ) from None
-
-
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
