@@ -76,10 +76,7 @@ def test_each_fault_is_named(directory: Path) -> None:
     change(directory, b"messages", message_key(1, 3), None)
     assert "queue 'q1' in vhost '/': 2 messages, and its state says 3" in checked(directory)[1]
     change(directory, b"messages", message_key(1, 3), b"\x09garbage")
-    assert (
-        "the message at position 3 has record version 9" in checked(directory)[1]
-        or "damaged" in checked(directory)[1]
-    )
+    assert "the record at position 3 is damaged" in checked(directory)[1]
     change(directory, b"references", ID.pack(1), ID.pack(5))
     assert "content 1: 2 messages refer to it, 5 are noted" in checked(directory)[1]
     change(directory, b"contents", ID.pack(1), None)

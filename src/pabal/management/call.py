@@ -42,7 +42,7 @@ def not_authorised(reason: str) -> ApiError:
 
 @dataclass(slots=True)
 class Answer:
-    """`value`: to be sent as JSON, unless there is `content` or `file`, which is closed when it was sent. `after`: told
+    """`value`: to be sent as JSON, unless there is `content` or `file`, which is closed at the end. `after`: told
     at the end, within a turn, whether the answer went out to a client that was still there."""
 
     status: int = 200
