@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from pabal.management.measured import ProcessFacts
 
@@ -60,6 +60,10 @@ class Node(Protocol):
 
     def random_bytes(self, count: int) -> bytes:
         """For salts."""
+
+    def backup(self) -> Awaitable[tuple[IO[bytes], int, str]]:
+        """A backup in a file of its own, from its beginning; its bytes, and a name for it. ApiError when there can be
+        none now."""
 
     def hash_password(self, password: str) -> str:
         """Takes tens of milliseconds: only within a Job."""

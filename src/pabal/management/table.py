@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from pabal.management import (
+    backup,
     bindings,
     browsing,
     connections,
@@ -44,4 +45,5 @@ ROUTES: Final[tuple[Route, ...]] = (
     *definitions.ROUTES,
     *health.ROUTES,
     *scrape.ROUTES,
+    *backup.ROUTES,
 )

@@ -160,6 +160,12 @@ SAMPLES_TOTAL_MAX: Final = 121
 SAMPLES_SHOWN_MAX: Final = 500
 """Samples that one request may ask for of each value."""
 
+RESOURCES_CHECK_SECONDS_MIN: Final = 0.1
+"""... when free space comes near its limit, or falls fast."""
+
+COMMIT_RETRY_SECONDS: Final = 1.0
+"""How often a commit for which the disk had no room is tried again."""
+
 # --- Store ---------------------------------------------------------------------------------------------------
 MAP_BYTES: Final = 64 * 1024**3
 """Address space reserved for the data file at first; doubled when it is full."""
@@ -170,8 +176,17 @@ LOG_BYTES_MAX: Final = 8 * 1024 * 1024
 ENTRY_BYTES_MAX: Final = 768 * 1024
 """A commit with more than this does not go to the log, but with all before it straight to the data file."""
 
+RESERVE_BYTES_MAX: Final = 32 * 1024 * 1024
+"""Space put by for a full disk: what is on its way then mostly has room in it. Less on a small one."""
+
 UNSTORED_CHANGES_MAX: Final = 4096
 """Messages that wait in memory for a checkpoint, put or removed."""
+
+HELD_CHANGES_MAX: Final = 131_072
+"""While the data file is copied for a backup, so many messages wait for it in memory; then publishers wait ..."""
+
+HELD_BYTES_MAX: Final = 64 * 1024 * 1024
+"""... or so many bytes, which the log has too."""
 
 COMPACTION_FREE_BYTES_MIN: Final = 64 * 1024 * 1024
 """With this much free in the data file, and more than is in use, it is compacted at the start ..."""

@@ -204,7 +204,7 @@ class Connection(asyncio.BufferedProtocol):
             self._trace.state(session.state)
         if session.closed:
             server.turn.writes(self)
-        elif server.overloaded:
+        elif server.overloaded and not server.turn.waits_for_room:
             self._pause_reading()
             server.after_commit[self] = None
         elif session.blocked:

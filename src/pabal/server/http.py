@@ -10,17 +10,17 @@ import asyncio
 import base64
 import binascii
 import time
-from collections.abc import Callable, Generator, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import IO, TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route as Path
 
 from pabal.broker.access import Principal, Refused
-from pabal.management.call import NO_CONTENT, Answer, ApiError, Call, Job, not_authorised, not_found
+from pabal.management.call import NO_CONTENT, Answer, ApiError, Call, Job, Until, not_authorised, not_found
 from pabal.management.encoding import encode
 from pabal.management.faults import as_api_error
 from pabal.management.routes import Route, Routes, Who, arguments_of, may_use
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pabal.server.server import Server
 
 METHODS: Final = ("GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS")
+_PIECE_BYTES: Final = 256 * 1024
 _REALM: Final = {"www-authenticate": 'Basic realm="Pabal"'}
 
 
@@ -80,6 +81,8 @@ class Api:
             answer = _error_answer(error)
         except ClientDisconnect:
             return Response(status_code=400)
+        if answer.file is not None:
+            return StreamingResponse(_pieces(answer.file), 200, answer.headers, answer.content_type)
         if answer.after is not None:
             return _Sent(self._finished(request, answer), self._told(answer.after))
         return self._finished(request, answer)
@@ -175,7 +178,7 @@ class Api:
             return result
         return Answer(NO_CONTENT) if result is None else Answer(value=result)
 
-    async def _drive(self, work: Generator[Job | None, Any, Any]) -> Any:
+    async def _drive(self, work: Generator[Job | Until | None, Any, Any]) -> Any:
         """A slice, then all others their turn, and so on."""
         result: Any = None
         until = time.monotonic() + HTTP_SLICE_MS / 1000
@@ -183,7 +186,9 @@ class Api:
             while True:
                 job = work.send(result)
                 result = None
-                if job is not None:
+                if isinstance(job, Until):
+                    result = await job.result
+                elif job is not None:
                     result = await asyncio.get_running_loop().run_in_executor(None, job.work)
                 elif time.monotonic() < until:
                     continue
@@ -251,6 +256,13 @@ class _Sent:
         finally:
             self._tell(arrived)
         await send({"type": "http.response.body", "body": body[-1:], "more_body": False})
+
+
+def _pieces(file: IO[bytes]) -> Iterator[bytes]:
+    """Read on other threads, as fast as the client takes them."""
+    with file:
+        while piece := file.read(_PIECE_BYTES):
+            yield piece
 
 
 def _allowed(methods: dict[str, Route]) -> str:

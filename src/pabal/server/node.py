@@ -8,14 +8,16 @@ import secrets
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from pabal import __version__, compiled
+from pabal.management.call import ApiError
 from pabal.management.measured import ProcessFacts
 from pabal.management.node import Listener, Resources
 from pabal.model.compatibility import COMPATIBILITIES
 from pabal.model.passwords import hash_password
 from pabal.server.resources import disk_free_bytes, machine_memory_bytes, memory_bytes
+from pabal.store.backup import BackupError
 
 if TYPE_CHECKING:
     from pabal.server.server import Server
@@ -55,7 +57,7 @@ class ServerNode:
         used = memory_bytes() or 0
         return Resources(
             memory_bytes=used,
-            memory_bytes_max=settings.memory_bytes_max,
+            memory_bytes_max=self._server.alarms.memory_bytes_max,
             disk_free_bytes=free or 0,
             disk_free_bytes_min=settings.disk_free_bytes_min,
             files=_open_files(),
@@ -79,7 +81,7 @@ class ServerNode:
             compiled=compiled(),
             started_ms=self.started_ms,
             memory_bytes=resources.memory_bytes,
-            memory_bytes_max=resources.memory_bytes_max or machine_memory_bytes(),
+            memory_bytes_max=resources.memory_bytes_max or machine_memory_bytes() or 0,
             disk_free_bytes=resources.disk_free_bytes,
             disk_free_bytes_min=resources.disk_free_bytes_min,
             files=resources.files,
@@ -91,6 +93,14 @@ class ServerNode:
             store_free_bytes=size.free_bytes,
             durations={"turn": measures.turns, "commit": measures.commits, "loop_lag": measures.lags},
         )
+
+    async def backup(self) -> tuple[IO[bytes], int, str]:
+        try:
+            return await self._server.backups.spooled()
+        except BackupError as error:
+            raise ApiError(503, "service_unavailable", str(error)) from None
+        except OSError as error:
+            raise ApiError(503, "service_unavailable", f"no room for the backup: {error.strerror}") from None
 
     def random_bytes(self, count: int) -> bytes:
         return secrets.token_bytes(count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import secrets
@@ -11,7 +12,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,6 @@ from pabal.model.errors import StoreError
 from pabal.model.limits import (
     REFUSED_CONNECTIONS_MAX,
     RESERVED_FILES,
-    RESOURCES_CHECK_SECONDS,
     SAMPLE_MS,
     SHUTDOWN_SECONDS_MAX,
     TURN_BYTES_BUSY_MAX,
@@ -31,6 +30,8 @@ from pabal.model.limits import (
     TURN_BYTES_OVERLOADED_MAX,
 )
 from pabal.server.admission import raise_files_limit
+from pabal.server.alarms import Alarms
+from pabal.server.backup import Backups
 from pabal.server.commit_thread import CommitThread
 from pabal.server.connection import Connection, printable
 from pabal.server.http_listener import HttpListener, open_http, open_metrics
@@ -39,7 +40,7 @@ from pabal.server.measures import Measures
 from pabal.server.node import ServerNode
 from pabal.server.oauth_settings import OauthSettings
 from pabal.server.provision import GUEST, add_default_user, check_vhosts, provision, restart_needed
-from pabal.server.resources import keep_freed_memory, shortages
+from pabal.server.resources import keep_freed_memory
 from pabal.server.service import Supervisor
 from pabal.server.settings import Settings, SettingsError
 from pabal.server.tls import Certificates
@@ -125,7 +126,9 @@ class Server:
             f"Python {sys.version.split()[0]}",
             compatibility,
         )
-        self.turn = Turn(self._broker, store, self._run_commit, self.fatal)
+        self.alarms = Alarms(self, settings, store)
+        self.backups = Backups(self)
+        self.turn = Turn(self._broker, store, self._run_commit, self.fatal, self.alarms.disk_full)
         self.in_turn = False
         self.turn_count = 0
         self.measures = Measures()
@@ -149,7 +152,6 @@ class Server:
         self._timer_ms = 0
         self._overloaded = False
         self._ticked_ms = self.now_ms
-        self._shortages: dict[str, str] = {}
         self._stopped = asyncio.Event()
 
     def _prepare(self, settings: Settings) -> None:
@@ -172,7 +174,7 @@ class Server:
         keep_freed_memory()
         if not compiled():
             self.log.info("plain Python, about half as fast as compiled: there was no C compiler at install")
-        self._check_resources()
+        self.alarms.check()
         await self._listen()
         self.http, self.metrics = open_http(self), open_metrics(self)
         for listener in (self.http, self.metrics):
@@ -290,17 +292,17 @@ class Server:
                 connection.session.shut_down("broker forced connection closure with reason 'shutdown'")
                 connection.after_input()
             deadline = self._loop.time() + SHUTDOWN_SECONDS_MAX
-            while (self._connections or self.in_turn or self.turn.committing) and not self.failure:
+            while (self._connections or self.in_turn or self.turn.disk_busy) and not self.failure:
                 if self._loop.time() > deadline:
                     break
                 await asyncio.sleep(0.01)
         for connection in list(self._connections):
             connection.abort()
-        while (self._connections or self.turn.committing) and self.failure is None:
+        while (self._connections or self.turn.disk_busy) and self.failure is None:
             await asyncio.sleep(0.01)
         self.turn.failed = True  # a turn that is still to end comes too late
-        if self.failure is None and self._store.begin():
-            self._store.finish()
+        if self.failure is None:
+            self.alarms.commit_last(self._store)
         self._verifier.stop()
         self._token_verifier.stop()
         self._commit_thread.stop()
@@ -308,6 +310,14 @@ class Server:
             self._store.close()
 
     # --- For the HTTP API -----------------------------------------------------------------------------------
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
+
+    @property
+    def store(self) -> Store:
+        return self._store
 
     @property
     def broker(self) -> Broker:
@@ -364,7 +374,7 @@ class Server:
         self._set_timer()
         self.measures.turns.add(time.monotonic() - self._begun_s)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _fatal_errors(self) -> Iterator[None]:
         """An error of ours between connections leaves queues in doubt. What is on disk is not: stop."""
         try:
@@ -403,10 +413,8 @@ class Server:
             done(error)
         if self._overloaded and not self._broker.overloaded:
             self._overloaded = False
-            # Who could send least goes first: there may be more of them than there is room for.
-            waiting, self.after_commit = self.after_commit, {}
-            for connection in sorted(waiting, key=Connection.last_bytes):
-                connection.after_input()
+            self.read_on()
+        self.alarms.committed(self._store.in_need)
         self._set_timer()
 
     # --- Time -----------------------------------------------------------------------------------------------
@@ -450,19 +458,16 @@ class Server:
         self._loop.call_later(SAMPLE_MS / 1000, self._sample)
         self._broker.sample(self._clock_ms())
 
-    def _check_resources(self) -> None:
-        """Whether there is disk space and memory for more messages: tells the connections when that changes."""
-        self._loop.call_later(RESOURCES_CHECK_SECONDS, self._check_resources)
-        before, self._shortages = self._shortages, shortages(self.settings)
-        for name in self._shortages.keys() - before.keys():
-            self.log.warning("low on %s: publishers are blocked (%s)", name, self._shortages[name])
-        for name in before.keys() - self._shortages.keys():
-            self.log.warning("no longer low on %s", name)
-        if before.keys() != self._shortages.keys():
-            self.begin_turn()
-            self._broker.alarms = tuple(self._shortages)
-            for connection in list(self._connections):
-                connection.heed_alarms()
+    def heed_alarms(self) -> None:
+        for connection in list(self._connections):
+            connection.heed_alarms()
+
+    def read_on(self) -> None:
+        """Those that waited for a commit. Who could send least goes first: there may be more of them than there is
+        room for."""
+        waiting, self.after_commit = self.after_commit, {}
+        for connection in sorted(waiting, key=Connection.last_bytes):
+            connection.after_input()
 
     # --- Connections ----------------------------------------------------------------------------------------
 

@@ -75,7 +75,9 @@ class Settings:
     disk_free_bytes_min: int = limits.DISK_FREE_BYTES_MIN
     """With less than this free, publishers are blocked; 0: never."""
     memory_bytes_max: int = 0
-    """With more than this used, publishers are blocked; 0: never."""
+    """With more than this used, publishers are blocked; 0: `memory_percent_max` says how much."""
+    memory_percent_max: int = 40
+    """Of the memory that the machine, or the container, has; 0: no limit. Nothing when there is memory_bytes_max."""
     compat: str = "rabbitmq-3.12"
     """The release of RabbitMQ to stand for: one of model.compatibility.COMPATIBILITIES."""
     default_user: str = "guest"
@@ -110,6 +112,7 @@ _RANGES = {
     "connections_max": (1, 1_000_000),
     "disk_free_bytes_min": (0, 2**63 - 1),
     "memory_bytes_max": (0, 2**63 - 1),
+    "memory_percent_max": (0, 100),
 }
 _CHOICES = {
     "log_format": ("text", "json"),
