@@ -111,7 +111,7 @@ class HttpListener:
     def _context(self) -> ssl.SSLContext:
         """For a connection that begins now: certificates are renewed meanwhile."""
         assert self._server.certificates is not None
-        return self._server.certificates.context
+        return self._server.certificates.https_context
 
     def _load(self) -> Any:
         """On a thread: the imports take tenths of a second. Returns what makes a connection."""

@@ -16,6 +16,7 @@ from pabal.management.measured import ProcessFacts
 from pabal.management.node import Listener, Resources
 from pabal.model.compatibility import COMPATIBILITIES
 from pabal.model.passwords import hash_password
+from pabal.server.certificate import expires_s
 from pabal.server.resources import disk_free_bytes, machine_memory_bytes, memory_bytes
 from pabal.store.backup import BackupError
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pabal.server.server import Server
 
 
+_ENCRYPTED: Final = ("amqps", "https")
 _PROTOCOLS: Final = {"amqps": "amqp/ssl"}
 """What RabbitMQ calls them."""
 
@@ -42,14 +44,30 @@ class ServerNode:
         self.started_ms = server.now_ms
         self.message_bytes_max = settings.message_bytes_max
         self.data = "" if settings.memory else str(Path(settings.data).resolve())
+        self._certificate: tuple[object, float] | None = None
         self.config_files: Sequence[str] = ()
         self.log_files: Sequence[str] = ("<stderr>",)
 
     def listeners(self) -> Sequence[Listener]:
         return [
-            Listener(_PROTOCOLS.get(each.protocol, each.protocol), each.address, each.port)
+            Listener(
+                _PROTOCOLS.get(each.protocol, each.protocol),
+                each.address,
+                each.port,
+                self._expires_s() if each.protocol in _ENCRYPTED else None,
+            )
             for each in self._server.listeners.all
         ]
+
+    def _expires_s(self) -> float | None:
+        """Of the certificate that is shown now."""
+        certificates = self._server.certificates
+        if certificates is None:
+            return None
+        context = certificates.https_context
+        if self._certificate is None or self._certificate[0] is not context:
+            self._certificate = (context, expires_s(context, self._server.settings.tls_certificate))
+        return self._certificate[1]
 
     def resources(self) -> Resources:
         settings = self._server.settings
