@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from pabal.model.limits import (
     RESERVED_FILES,
     SAMPLE_MS,
     SHUTDOWN_SECONDS_MAX,
+    SLOW_CONNECTIONS_A_TURN,
     TURN_BYTES_BUSY_MAX,
     TURN_BYTES_MAX,
     TURN_BYTES_OVERLOADED_MAX,
@@ -140,6 +142,8 @@ class Server:
         self._received_overloaded = self.received[:TURN_BYTES_OVERLOADED_MAX]
         self.after_turn: list[Connection] = []
         """Connections that have sent their share of this turn and are read on in the next."""
+        self.slow: deque[Connection] = deque()
+        """Those whose share is much work: so many a turn (see Connection)."""
         self.after_commit: dict[Connection, None] = {}
         """Those that are read on when less waits for the disk."""
         self._connections: set[Connection] = set()
@@ -202,7 +206,7 @@ class Server:
     def _make_tls_connection(self) -> TlsConnection:
         assert self.certificates is not None
         inner = Connection(self, self._make_session)
-        return TlsConnection(self.certificates.context, inner, self.received, self.share, self._log_of_peer)
+        return TlsConnection(self.certificates.context, inner, self.received, self._log_of_peer)
 
     def _log_of_peer(self, peer: str, event: str) -> None:
         self.log.info("%s %s", peer, printable(event), extra={"event": printable(event), "connection": peer})
@@ -371,6 +375,10 @@ class Server:
         waiting, self.after_turn = self.after_turn, []
         for connection in waiting:
             connection.after_input()
+        if self.slow:
+            for _ in range(min(len(self.slow), SLOW_CONNECTIONS_A_TURN)):
+                self.slow.popleft().after_input()
+            self._loop.call_soon(self.begin_turn)  # for the next of them, whether these have sent more or not
         self._set_timer()
         self.measures.turns.add(time.monotonic() - self._begun_s)
 
