@@ -254,3 +254,35 @@ def test_names_are_completed_from_the_broker(pabal: Pabal, process: tuple[Broker
     )
     assert completed.stdout == "plain,completed\n"
     pabal("queues delete completed")
+
+
+def test_backup_restore_and_check(
+    pabal: Pabal, process: tuple[BrokerProcess, str], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    pabal("queues declare saved --type quorum")
+    pabal("publish saved precious --count 3")
+    file, directory = tmp_path / "backup.tar", tmp_path / "data"
+    pabal("backup", str(file))
+    pabal("queues delete saved")
+    assert "in use" in pabal("check", str(process[0].data), code=2).err
+    assert "no data directory" in pabal("check", str(tmp_path), code=2).err
+    assert directory.name in pabal("restore", str(file), str(directory)).out
+    assert "data" in pabal("restore", str(file), str(directory), code=1).err, "there is data now"
+    assert pabal("check --json", str(directory)).json["sound"] is True
+    pabal("check -q", str(directory))
+    (tmp_path / "torn.tar").write_bytes(file.read_bytes()[:5000])
+    pabal("restore", str(tmp_path / "torn.tar"), str(tmp_path / "other"), code=1)
+    assert not (tmp_path / "other").exists() or not list((tmp_path / "other").glob("*.mdb"))
+
+    port = free_port()
+    environment = {"PABAL_HTTP": "true", "PABAL_HTTP_PORT": str(port), "PABAL_DATA": str(directory)}
+    again = BrokerProcess(tmp_path_factory.mktemp("again"), environment=environment)
+    again.data = directory
+    try:
+        again.start()
+        url = f"http://127.0.0.1:{port}"
+        until(lambda: CliRunner().invoke(main, ["status", "-q", "--url", url]).exit_code == 0)
+        assert pabal("get saved -n 5 --ack --body --url", url).out == "precious\n" * 3
+        again.stop()
+    finally:
+        again.kill()

@@ -111,7 +111,7 @@ def test_bindings_of_the_default_exchange_are_left_out(api: FakeApi, run: Run) -
 
 def test_connections_say_what_the_client_calls_itself(api: FakeApi, run: Run) -> None:
     api.answer("GET", "connections", [CONNECTION])
-    assert run("connections").lines[0].split("\t")[-1] == "billing (Pika 1.4.4)"
+    assert run("connections").lines[0].split("\t")[3] == "billing (Pika 1.4.4)"
     assert run("connections", "--json").json == [CONNECTION]
 
 
