@@ -81,6 +81,18 @@ def _token_reader(settings: OauthSettings) -> Tokens:
         raise SettingsError(f"oauth: {error}") from None
 
 
+def _session_settings(settings: Settings) -> SessionSettings:
+    return SessionSettings(
+        settings.frame_bytes_max,
+        settings.channel_max,
+        settings.heartbeat_seconds,
+        settings.message_bytes_max,
+        __version__,
+        f"Python {sys.version.split()[0]}",
+        COMPATIBILITIES[settings.compat],
+    )
+
+
 class Server:
     """Runs a broker over a store until `stop`. `listeners`: what is listened on. `reread`: reads
     the settings anew when the process is told to (SIGHUP). SettingsError: they name a vhost that there is not."""
@@ -119,15 +131,7 @@ class Server:
             self._token_verifier,
         )
         self._container = Amqp091Container()
-        self._session_settings = SessionSettings(
-            settings.frame_bytes_max,
-            settings.channel_max,
-            settings.heartbeat_seconds,
-            settings.message_bytes_max,
-            __version__,
-            f"Python {sys.version.split()[0]}",
-            compatibility,
-        )
+        self._session_settings = _session_settings(settings)
         self.alarms = Alarms(self, settings, store)
         self.backups = Backups(self)
         self.turn = Turn(self._broker, store, self._run_commit, self.fatal, self.alarms.disk_full)
