@@ -81,6 +81,18 @@ def _token_reader(settings: OauthSettings) -> Tokens:
         raise SettingsError(f"oauth: {error}") from None
 
 
+def _session_settings(settings: Settings) -> SessionSettings:
+    return SessionSettings(
+        settings.frame_bytes_max,
+        settings.channel_max,
+        settings.heartbeat_seconds,
+        settings.message_bytes_max,
+        __version__,
+        f"Python {sys.version.split()[0]}",
+        COMPATIBILITIES[settings.compat],
+    )
+
+
 class Server:
     """Runs a broker over a store until `stop`. `listeners`: what is listened on. `reread`: reads
     the settings anew when the process is told to (SIGHUP). SettingsError: they name a vhost that there is not."""
@@ -119,15 +131,7 @@ class Server:
             self._token_verifier,
         )
         self._container = Amqp091Container()
-        self._session_settings = SessionSettings(
-            settings.frame_bytes_max,
-            settings.channel_max,
-            settings.heartbeat_seconds,
-            settings.message_bytes_max,
-            __version__,
-            f"Python {sys.version.split()[0]}",
-            compatibility,
-        )
+        self._session_settings = _session_settings(settings)
         self.alarms = Alarms(self, settings, store)
         self.backups = Backups(self)
         self.turn = Turn(self._broker, store, self._run_commit, self.fatal, self.alarms.disk_full)
@@ -186,8 +190,7 @@ class Server:
                 listener.start()
         self._loop.call_later(1.0, self._tick_connections)
         self._loop.call_later(SAMPLE_MS / 1000, self._sample)
-        if self._supervisor.watchdog_seconds:
-            self._feed_watchdog()
+        self._supervisor.feed_watchdog(self._loop)
         gc.freeze()
         gc.set_threshold(100_000, 50, 50)
         gc.enable()
@@ -217,25 +220,16 @@ class Server:
             self._loop.add_signal_handler(name, self.stop, f"signal {name.name}")
         if self._reread is not None:
             self._loop.add_signal_handler(signal.SIGHUP, self.reload)
-        self._supervisor.ready(self._status())
+        self._supervisor.ready(self.listeners.status())
         await self._stopped.wait()
         await self._shut_down()
         if self.failure is not None:
             raise self.failure
 
-    def _status(self) -> str:
-        """A line for who asks the supervisor."""
-        return "listens on " + ", ".join(f"{li.protocol} {li.address}:{li.port}" for li in self.listeners.all)
-
-    def _feed_watchdog(self) -> None:
-        """From the loop: when that stands still, so does everything."""
-        self._supervisor.alive()
-        self._loop.call_later(self._supervisor.watchdog_seconds / 3, self._feed_watchdog)
-
     def reload(self) -> None:
         self._supervisor.reloading()
         self._reload()
-        self._supervisor.ready(self._status())
+        self._supervisor.ready(self.listeners.status())
 
     def _reload(self) -> None:
         """Reads the settings again and makes what they name now. When they are not valid, nothing changes."""
@@ -248,7 +242,12 @@ class Server:
             why = str(error) if isinstance(error, SettingsError) else repr(error)
             self.log.error("settings refused, nothing changed: %s", printable(why))
             return
-        self._renew_certificates(settings)
+        if self.certificates is not None and settings.tls_certificate:
+            error_of_files = self.certificates.renewed(settings)
+            why = (
+                f"refused, the old one stays: {error_of_files}" if error_of_files else "re-read, for new connections"
+            )
+            self.log.log(logging.ERROR if error_of_files else logging.INFO, "certificate %s", printable(why))
         changes: list[str] = []
         with self._fatal_errors():
             changes = provision(self._broker, settings)
@@ -256,15 +255,6 @@ class Server:
             self.log.warning("setting %s has changed: that takes a restart", name)
         self.log.info("settings re-read, %s", "with changes:" if changes else "no changes")
         self._log_changes(changes)
-
-    def _renew_certificates(self, settings: Settings) -> None:
-        if self.certificates is not None and settings.tls_certificate:
-            try:
-                self.certificates.renew(settings)
-            except SettingsError as error:
-                self.log.error("certificate refused, the old one stays: %s", printable(str(error)))
-            else:
-                self.log.info("certificate re-read, for connections from now on")
 
     def _log_changes(self, changes: list[str]) -> None:
         for change in changes:
