@@ -163,3 +163,16 @@ def test_publishers_are_told_when_the_disk_is_low(tmp_path_factory: pytest.TempP
         assert api.get("/nodes").value[0]["disk_free_alarm"] is True
     finally:
         broker.kill()
+
+
+def test_browsing_goes_in_the_order_of_delivery(api: Api) -> None:
+    api.put("/queues/%2F/ranked", {"arguments": {"x-max-priority": 9}})
+    for priority in (1, 5, 3, 5):
+        api.publish("ranked", str(priority), priority=priority)
+    api.take("ranked", 2, "ack_requeue_true")  # what comes back stands in front again
+    seen, after = [], ""
+    while (page := api.get(f"/pabal/queues/%2F/ranked/messages?count=1{after}").value)["messages"]:
+        seen += [(message["payload"], message["redelivered"]) for message in page["messages"]]
+        after = f"&after={page['next']}"
+    assert seen == [("5", True), ("5", True), ("3", False), ("1", False)]
+    api.delete("/queues/%2F/ranked")
