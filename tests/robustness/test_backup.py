@@ -77,7 +77,7 @@ def bodies(broker: BrokerProcess, queue: str) -> list[bytes]:
 def backup_file(start_broker: StartBroker, tmp_path: Path) -> tuple[Path, Load, int, int]:
     """Of a broker under load: the file, the load, and how much of it was confirmed before and by the end."""
     port = free_port()
-    broker = start_broker(environment={"PABAL_HTTP_PORT": str(port)})
+    broker = start_broker(http_port=port)
     connection = pika.BlockingConnection(pika.URLParameters(broker.url))
     channel = connection.channel()
     for queue in ("ready", "flow", "settled", "fan"):

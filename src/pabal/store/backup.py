@@ -62,7 +62,7 @@ class _Reader:
 
 
 class _Writer:
-    """Writes to a file, and waits for the disk again and again: much that is left to be written at once would make the
+    """Writes to a file, and waits for the disk again and again: much to be written at once would make the
     commits of the broker wait behind it."""
 
     def __init__(self, file: IO[bytes]) -> None:
