@@ -92,9 +92,6 @@ class Server:
         self._started_s = time.time() - time.monotonic()
         self.now_ms = self._clock_ms()
         self._broker = Broker(store, self.now_ms, lambda: secrets.token_urlsafe(16))
-        compatibility = COMPATIBILITIES[settings.compat]
-        self._broker.counts_releases = compatibility.counts_releases
-        self._broker.transient_queues = compatibility.transient_queues
         self._prepare(settings)
         self._loop = asyncio.get_running_loop()
         self._verifier = VerifierThread("passwords", self._call_in_turn)
@@ -114,7 +111,7 @@ class Server:
             settings.message_bytes_max,
             __version__,
             f"Python {sys.version.split()[0]}",
-            compatibility,
+            COMPATIBILITIES[settings.compat],
         )
         self.alarms = Alarms(self, settings, store)
         self.backups = Backups(self)
@@ -148,6 +145,9 @@ class Server:
 
     def _prepare(self, settings: Settings) -> None:
         """Makes what the settings name, and the default user when there would be none."""
+        compatibility = COMPATIBILITIES[settings.compat]
+        self._broker.counts_releases = compatibility.counts_releases
+        self._broker.transient_queues = compatibility.transient_queues
         check_vhosts(self._broker, settings)
         self._log_changes(provision(self._broker, settings))
         if not self._broker.accounts.users:
