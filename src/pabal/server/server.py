@@ -14,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 from pabal import __version__, compiled
 from pabal.broker.access import Access, Principal, Refused, Tokens
@@ -53,20 +52,9 @@ from pabal.session.amqp091.codec import Amqp091Codec
 from pabal.session.amqp091.connection import Amqp091Session
 from pabal.session.amqp091.container import Amqp091Container
 from pabal.session.amqp091.settings import SessionSettings
-from pabal.store.durable_store import open_durable_store
 from pabal.store.interface import Store
-from pabal.store.memory import MemoryStore
 
 _STANDSTILL_MS = 1500  # between two ticks of the connections, which are to be a second apart
-
-
-def open_store(settings: Settings) -> Store:
-    """The store that the settings ask for. StoreError when it cannot be used."""
-    container = Amqp091Container()
-    containers = {container.code: container}
-    if settings.memory:
-        return MemoryStore(containers)
-    return open_durable_store(Path(settings.data), containers, logging.getLogger("pabal").info)
 
 
 def _token_reader(settings: OauthSettings) -> Tokens:
@@ -116,9 +104,6 @@ class Server:
         self._started_s = time.time() - time.monotonic()
         self.now_ms = self._clock_ms()
         self._broker = Broker(store, self.now_ms, lambda: secrets.token_urlsafe(16))
-        compatibility = COMPATIBILITIES[settings.compat]
-        self._broker.counts_releases = compatibility.counts_releases
-        self._broker.transient_queues = compatibility.transient_queues
         self._prepare(settings)
         self._loop = asyncio.get_running_loop()
         self._verifier = VerifierThread("passwords", self._call_in_turn)
@@ -164,6 +149,9 @@ class Server:
 
     def _prepare(self, settings: Settings) -> None:
         """Makes what the settings name, and the default user when there would be none."""
+        compatibility = COMPATIBILITIES[settings.compat]
+        self._broker.counts_releases = compatibility.counts_releases
+        self._broker.transient_queues = compatibility.transient_queues
         check_vhosts(self._broker, settings)
         self._log_changes(provision(self._broker, settings))
         if not self._broker.accounts.users:
@@ -296,6 +284,7 @@ class Server:
             await asyncio.sleep(0.01)
         self.turn.failed = True  # a turn that is still to end comes too late
         if self.failure is None:
+            self.backups.stop()
             self.alarms.commit_last(self._store)
         self._verifier.stop()
         self._token_verifier.stop()
