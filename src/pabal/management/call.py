@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pabal.broker.access import Principal, Rights
 from pabal.broker.broker import Broker
 from pabal.broker.vhost import Vhost
-from pabal.management.node import Node
+from pabal.management.node import Node, Stream
 from pabal.model.codec import MessageCodec
 from pabal.model.errors import NotAllowed
 
@@ -50,6 +50,8 @@ class Answer:
     content: bytes | None = None
     content_type: str = "application/json"
     headers: dict[str, str] = field(default_factory=dict)
+    stream: Stream | None = None
+    """Further content, made while it is sent."""
     after: Callable[[bool], None] | None = None
 
 
@@ -73,7 +75,8 @@ true behind it."""
 @dataclass(slots=True)
 class Call:
     """One request. `arguments`: the variable parts of the path. `query`: the last value of each name. `path`: as it
-    came, without the query. `reason`: what the header X-Reason says."""
+    came, without the query. `reason`: what the header X-Reason says;
+    `accept`: likewise."""
 
     broker: Broker
     node: Node
@@ -86,6 +89,7 @@ class Call:
     body: bytes = b""
     content_type: str = ""
     reason: str = ""
+    accept: str = ""
 
     # --- What was asked for ---------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from pabal.management import (
     parameters,
     policies,
     queues,
+    tapping,
     users,
     vhosts,
 )
@@ -42,4 +43,5 @@ ROUTES: Final[tuple[Route, ...]] = (
     *parameters.ROUTES,
     *definitions.ROUTES,
     *health.ROUTES,
+    *tapping.ROUTES,
 )

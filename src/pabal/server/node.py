@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pabal import __version__, compiled
+from pabal.broker.clients import Client
 from pabal.management.node import Listener, Resources
 from pabal.model.compatibility import COMPATIBILITIES
 from pabal.model.passwords import hash_password
 from pabal.server.resources import disk_free_bytes, memory_bytes
+from pabal.server.tap import Tap, Taps
+from pabal.session.amqp091.trace import Selection
 
 if TYPE_CHECKING:
     from pabal.server.server import Server
@@ -41,6 +44,7 @@ class ServerNode:
         self.data = "" if settings.memory else str(Path(settings.data).resolve())
         self.config_files: Sequence[str] = ()
         self.log_files: Sequence[str] = ("<stderr>",)
+        self.taps = Taps(lambda: server.now_ms)
 
     def listeners(self) -> Sequence[Listener]:
         return [
@@ -59,9 +63,17 @@ class ServerNode:
             disk_free_bytes_min=settings.disk_free_bytes_min,
             files=_open_files(),
             files_max=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-            sockets=self._server.connection_count,
+            sockets=len(self._server.connections),
             memory_parts={"other_system": used},
         )
+
+    def tap(
+        self, client: Client, names: frozenset[str], channels: frozenset[int], body_bytes: int, as_json: bool
+    ) -> Tap | None:
+        for connection in self._server.connections:
+            if connection.session.client is client:
+                return self.taps.open(connection, Selection(channels, names, body_bytes), as_json)
+        return None
 
     def random_bytes(self, count: int) -> bytes:
         return secrets.token_bytes(count)

@@ -279,6 +279,7 @@ class Server:
     async def _shut_down(self) -> None:
         """Stops accepting, commits, closes the clients as their protocol says."""
         self.listeners.close()
+        self.node.taps.end("the broker stops")
         if self.http is not None:
             await self.http.stop()
         if self.failure is None:
@@ -311,8 +312,8 @@ class Server:
         return self._broker
 
     @property
-    def connection_count(self) -> int:
-        return len(self._connections)
+    def connections(self) -> set[Connection]:
+        return self._connections
 
     async def login(self, name: str, secret: str, peer: str, loopback: bool) -> Principal | Refused:
         """Who comes with this name and secret. `peer`: the address."""
