@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pabal.server.resources
-import pabal.server.server
 from pabal.cli.main import main
 
 FREE = "free"
@@ -17,5 +16,5 @@ def disk_free_bytes(directory: Path) -> int:
 
 if __name__ == "__main__":
     pabal.server.resources.disk_free_bytes = disk_free_bytes
-    pabal.server.server.RESOURCES_CHECK_SECONDS = 0.02
+    pabal.server.resources.RESOURCES_CHECK_SECONDS = 0.02
     main()

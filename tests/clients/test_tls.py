@@ -64,7 +64,7 @@ def start_tls(start_broker: StartBroker, authority: Authority) -> Callable[..., 
         port = free_port()
         environment = {
             "PABAL_TLS_PORT": str(port),
-            "PABAL_HTTPS_PORT": "0",
+            "PABAL_HTTPS_PORT": str(free_port()),
             "PABAL_TLS_CERTIFICATE": str(certificate),
             "PABAL_TLS_KEY": str(key),
             **{f"PABAL_{name.upper()}": value for name, value in settings.items()},

@@ -65,7 +65,7 @@ class Held:
         self.store.begin()
 
     def end(self) -> None:
-        if self.store._batch is not None:
+        if self.store._batches:
             self.store.finish()
             self.store.done()
 

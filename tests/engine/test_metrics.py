@@ -101,6 +101,9 @@ def test_sums_never_go_back(engine: Engine, facts: ProcessFacts) -> None:
     for name in ("q", "other"):
         engine.vhost.delete_queue(engine.vhost.queues[name])
     after = read(metrics_text(engine.broker, facts))
+    engine.broker.delete_vhost("/")
+    later = read(metrics_text(engine.broker, facts))
+    assert value(later, "rabbitmq_global_messages_received_total", protocol="amqp091") == 6
     for (name, labels), count in before.items():
         if name.endswith("_total"):
             assert after[(name, labels)] >= count, name

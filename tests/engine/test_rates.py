@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from engine import Engine, TakingConsumer
+from pabal.broker.clients import Encryption, Link
 from pabal.broker.samples import Samples
 from pabal.management import statistics
 from pabal.management.rates import asked_windows
@@ -141,6 +144,17 @@ def test_a_backlog_from_before_is_no_rate(engine: Sampled) -> None:
     facts = statistics.queue(engine.broker, engine.vhost.queues["q"])
     assert (facts["messages"], facts["messages_details"]) == (5, {"rate": 0.0})
     assert "message_stats" not in facts
+    total = statistics.overview(engine.broker, list(engine.broker.vhosts.values()), ASKED)
+    assert [each["sample"] for each in total["queue_totals"]["messages_details"]["samples"]] == [5] * 5
+
+
+def test_before_the_first_sample_nothing_was_counted() -> None:
+    engine = Sampled()
+    engine.queue()
+    engine.publish(*"abc")
+    engine.sample()
+    total = statistics.overview(engine.broker, list(engine.broker.vhosts.values()), ASKED)
+    assert [each["sample"] for each in total["message_stats"]["publish_details"]["samples"]] == [3, 0, 0, 0, 0]
 
 
 def test_nothing_is_kept_of_who_is_idle_or_gone(engine: Sampled) -> None:
@@ -168,3 +182,24 @@ def test_consumers_of_a_queue_with_a_single_active_one(engine: Sampled) -> None:
         (True, "single_active"),
         (False, "waiting"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("TLS_AES_256_GCM_SHA384", ("any", "aes_256_gcm", "sha384")),
+        ("ECDHE-RSA-AES256-GCM-SHA384", ("ecdhe_rsa", "aes_256_gcm", "sha384")),
+        ("", ("", "", "")),
+    ],
+)
+def test_how_a_connection_is_encrypted(engine: Sampled, name: str, parts: tuple[str, str, str]) -> None:
+    encryption = Encryption("TLSv1.3", name, "CN=anna")
+    client = SimpleNamespace(
+        link=Link("::1", 1, "::1", 5671, encryption), name="a", protocol="", public_state="", user="", vhost_name=""
+    )
+    client.__dict__.update(properties={}, mechanism="", since_ms=0, open_channels=[], channel_max=0)
+    client.__dict__.update(frame_bytes_max=0, heartbeat_seconds=0)
+    assert client.link.name == "[::1]:1 -> [::1]:5671"
+    shown = statistics.connection(engine.broker, client, "node")  # type: ignore[arg-type]
+    assert (shown["ssl_key_exchange"], shown["ssl_cipher"], shown["ssl_hash"]) == parts
+    assert (shown["ssl"], shown["ssl_protocol"], shown["peer_cert_subject"]) == (True, "tlsv1.3", "CN=anna")

@@ -44,16 +44,16 @@ class Held:
         self.timetable.remove(taken)
 
     def begin(self) -> None:
-        if self.store._batch is None:
+        if not self.store._batches:
             self.store.begin()
 
     def on_disk(self) -> None:
         """The commit is made, and nobody was told yet."""
-        if self.store._batch is not None:
+        if self.store._batches:
             self.store.finish()
 
     def end(self) -> None:
-        if self.store._batch is not None:
+        if self.store._batches:
             self.store.finish()
             self.store.done()
 
@@ -95,7 +95,7 @@ class TimetableMachine(RuleBasedStateMachine):
 
     @rule()
     def on_disk(self) -> None:
-        if not self.finished and self.held.store._batch is not None:
+        if not self.finished and self.held.store._batches:
             self.held.on_disk()
             self.finished = True
 

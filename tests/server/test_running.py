@@ -194,3 +194,36 @@ def test_exit_codes(start_broker: StartBroker, tmp_path: Path) -> None:
     assert (ended.returncode, "Traceback" in ended.stderr) == (1, False), "a port in use"
     assert f"port {broker.port}: Address already in use" in ended.stderr
     assert run(tmp_path, PABAL_LOG_LEVEL="loud").returncode == 2
+
+
+# --- In a container -----------------------------------------------------------------------------------------------
+
+
+def test_the_health_check(start_broker: StartBroker) -> None:
+    program = Path(__file__).parents[2] / "packaging" / "docker" / "healthcheck.py"
+    broker = start_broker()
+
+    def healthy() -> bool:
+        environment = {**os.environ, "PABAL_PORT": str(broker.port)}
+        return (
+            subprocess.run([sys.executable, program], env=environment, capture_output=True, check=False).returncode
+            == 0
+        )
+
+    assert healthy()
+    broker.stop()
+    assert not healthy()
+
+
+def test_the_unit_is_valid(tmp_path: Path) -> None:
+    """systemd's own check, where it is installed."""
+    source = (Path(__file__).parents[2] / "packaging" / "systemd" / "pabal.service").read_text()
+    unit = tmp_path / "pabal.service"
+    unit.write_text(source.replace("/opt/pabal/bin/pabal", sys.executable))
+    try:
+        checked = subprocess.run(
+            ["systemd-analyze", "verify", unit], capture_output=True, text=True, timeout=60, check=False
+        )
+    except FileNotFoundError:
+        pytest.skip("there is no systemd-analyze")
+    assert (checked.returncode, checked.stderr) == (0, "")

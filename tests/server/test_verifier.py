@@ -14,10 +14,16 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+import pabal.server.verifier
 from broker_process import BrokerProcess
 from clients.raw_client import RawClient
 from pabal.broker.access import Answer, Principal, Refused
-from pabal.model.limits import LOGINS_OF_ONE_WAITING_MAX, LOGINS_WAITING_MAX
+from pabal.model.limits import (
+    HANDSHAKE_SECONDS_MAX,
+    LOGINS_OF_ADDRESS_WAITING_MAX,
+    LOGINS_OF_ONE_WAITING_MAX,
+    LOGINS_WAITING_MAX,
+)
 from pabal.model.passwords import hash_password
 from pabal.server.verifier import FairQueue, Job, VerifierThread
 
@@ -25,7 +31,7 @@ PATIENCE_SECONDS = 20
 
 
 def job(name: str) -> Job:
-    return Job(lambda: Principal(name), lambda answer: None)
+    return Job(lambda: Principal(name), lambda answer: None, 0.0)
 
 
 def order(queue: FairQueue) -> list[str]:
@@ -50,6 +56,43 @@ def test_one_user_of_one_address_fills_its_own_share_only() -> None:
     assert not queue.put("a", "x", job("x"))
     assert queue.put("a", "y", job("y"))
     assert order(queue)[1] == "y"
+
+
+def test_one_address_does_not_fill_all_the_room() -> None:
+    queue = FairQueue()
+    for number in range(LOGINS_OF_ADDRESS_WAITING_MAX):
+        assert queue.put("a", str(number), job("x"))
+    assert not queue.put("a", "another", job("x"))
+    assert queue.put("b", "x", job("x"))
+    queue.take()
+    assert queue.put("a", "another", job("x"))
+    order(queue)
+    assert not queue._counts
+
+
+def test_what_waited_longer_than_a_handshake_may_take_is_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: SimpleQueue[object] = SimpleQueue()
+    thread = VerifierThread("test", calls.put)
+    now_s = [100.0]
+    first_runs, go_on = threading.Event(), threading.Event()
+    monkeypatch.setattr(pabal.server.verifier.time, "monotonic", lambda: now_s[0])
+    answers: list[Answer] = []
+
+    def slow() -> Answer:
+        first_runs.set()
+        go_on.wait(PATIENCE_SECONDS)
+        return Principal("slow")
+
+    thread.run("a", "x", slow, answers.append)
+    thread.run("a", "y", lambda: Principal("late"), answers.append)
+    assert first_runs.wait(PATIENCE_SECONDS)
+    now_s[0] += HANDSHAKE_SECONDS_MAX + 1
+    go_on.set()
+    for _ in range(2):
+        calls.get(timeout=PATIENCE_SECONDS)()  # type: ignore[operator]
+    thread.stop()
+    assert answers[0] == Principal("slow")
+    assert isinstance(answers[1], Refused)
 
 
 def test_there_is_a_bound_for_all_together() -> None:
@@ -105,17 +148,17 @@ def log_in(process: BrokerProcess, user: str, password: str) -> float:
 
 
 def test_who_tries_many_passwords_waits_for_himself(process: BrokerProcess, tmp_path: Path) -> None:
-    users = {name: hash_password(f"{name}'s", b"salt" * 4) for name in ("ann", "guest")}
+    users = {name: hash_password(f"{name}'s", b"salt" * 4) for name in ("ann", "bob", "guest")}
     users["guest"] = hash_password("guest", b"salt" * 4, 16)
     table = "".join(f'{name} = "{kept}"\n' for name, kept in users.items())
     (tmp_path / "pabal.toml").write_text(f"[users]\n{table}")
     process.start()
-    clients = [RawClient(process.host, process.port, timeout_seconds=PATIENCE_SECONDS) for _ in range(50)]
+    clients = [RawClient(process.host, process.port, timeout_seconds=PATIENCE_SECONDS) for _ in range(150)]
     try:
         for number, client in enumerate(clients):
             client.start()
-            client.start_ok("bob", str(number))
-        assert log_in(process, "ann", "ann's") < 1.0  # 50 checks take two seconds and more
+            client.start_ok("ann" if number % 2 else f"nobody{number}", str(number))
+        assert log_in(process, "bob", "bob's") < 1.0  # 150 checks take some seconds
         with ThreadPoolExecutor(8) as pool:
             taken = list(pool.map(lambda _: log_in(process, "guest", "guest"), range(16)))
         assert max(taken) < 1.0

@@ -148,6 +148,7 @@ class Run:
             (self.replace_queue, 0.5),
             (self.recover, 1),
             (self.move_graves, 1),
+            (self.fill_disk, 1),
         )
         for _ in range(chance.randint(1, 4)):
             self.connect()
@@ -348,6 +349,16 @@ class Run:
         ms = self.chance.choice((0, 1, 5, 15, 40, 120))
         self._note("time passes:", ms, "ms")
         self.world.advance(ms)
+
+    def fill_disk(self) -> None:
+        """The disk becomes full; or there is room again, or a commit is tried in vain."""
+        world = self.world
+        if not world.disk.full or self.chance.random() < 0.5:
+            self._note("the disk has room" if world.disk.full else "the disk is full")
+            world.set_full(not world.disk.full)
+        else:
+            self._note("the commit is tried again")
+            world.retry()
 
     def end_commit(self) -> None:
         world = self.world

@@ -18,7 +18,7 @@ import pabal.session.amqp091.deliveries
 from pabal.broker.access import Access
 from pabal.broker.broker import Broker
 from pabal.model.definitions import UserDefinition
-from pabal.model.errors import StoreError
+from pabal.model.errors import DiskFull, StoreError
 from pabal.model.limits import PARTED_BYTES_MIN, SHARED_BYTES_MIN
 from pabal.model.passwords import hash_password
 from pabal.server.turn import Turn
@@ -79,7 +79,7 @@ class World:
         self.broker.add_vhost("/")
         self.broker.accounts.put_user(GUEST)
         self.access = Access(self.broker, b"key")
-        self.turn = Turn(self.broker, self.store, self._run_commit, self._fatal)
+        self.turn = Turn(self.broker, self.store, self._run_commit, self._fatal, lambda error: None)
 
     def _next_token(self) -> str:
         self._token += 1
@@ -134,10 +134,27 @@ class World:
         self.turn.end()
         self._written()
 
+    def set_full(self, full: bool) -> None:
+        """The disk takes nothing, or takes again what waits for room."""
+        self.disk.full = full
+        if not full:
+            self.retry()
+
+    def retry(self) -> None:
+        """The commit that found no room is tried again."""
+        self.broker.begin(self.now_ms)
+        self.turn.retry()
+
     def finish_commit(self) -> None:
-        """The disk has it."""
+        """The disk has it, unless it is full."""
         if self.commit is not None and not self.commit_finished:
-            self.commit[0]()
+            try:
+                self.commit[0]()
+            except DiskFull as error:
+                _, done = self.commit
+                self.commit = None
+                done(error)
+                return
             self.commit_finished = True
             self.ledger.transactions.check(self.disk)
 
@@ -147,6 +164,8 @@ class World:
             return
         if error is None:
             self.finish_commit()
+            if self.commit is None:
+                return  # the disk was full
         _, done = self.commit
         self.commit = None
         self.broker.begin(self.now_ms)
@@ -178,11 +197,13 @@ class World:
     def crash(self) -> None:
         """kill -9: only the disk is left. The ledger looks at it, and the broker starts again."""
         self.ledger.crashed(self.disk)
+        self.disk.full = False
         self.now_ms += 1
         self.start()
 
     def settle_down(self) -> None:
-        """Until nothing is to be done without new input or time."""
+        """Until nothing is to be done without new input or time; the disk has room for it."""
+        self.set_full(False)
         for _ in range(10_000):
             if self.turn_open or self.broker.scheduled:
                 self.end_turn()

@@ -76,14 +76,19 @@ class MirrorStore(MemoryStore):
 
     def begin(self) -> bool:
         if super().begin():
-            assert self._batch is not None
-            self.mirror._apply([self._batch])
             return True
         if self.mirror.begin():  # goes on removing what was dropped
-            self._batch, self._logs = Batch(), []
+            self._batches, self._logs = [Batch()], []
             self.journal.committing = True
             return True
         return False
+
+    def again(self) -> None:
+        super().again()
+        if self.mirror._transaction is not None:  # the disk was full
+            self.mirror._transaction.abort()
+            self.mirror._drops = self.mirror._drops_before
+        self.mirror._apply(self._batches)
 
     def finish(self) -> None:
         super().finish()

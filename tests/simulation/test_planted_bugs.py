@@ -34,14 +34,14 @@ class LateStore(MemoryStore):
     def __init__(self, containers: dict[int, Container], disk: Disk | None = None) -> None:
         assert disk is not None
         self.real = disk
-        self.late: Batch | None = None
+        self.late: list[Batch] = []
         super().__init__(containers, copy.deepcopy(disk))
 
     def finish(self) -> None:
         super().finish()
-        if self.late is not None:
-            self.real.apply(self.late)
-        self.late = self._batch
+        for batch in self.late:
+            self.real.apply(batch)
+        self.late = self._batches
 
 
 def test_a_store_that_loses_its_last_commit_is_found() -> None:
@@ -75,6 +75,30 @@ def confirms_with_the_commit_before(monkeypatch: pytest.MonkeyPatch) -> None:
         original(self, error)
 
     monkeypatch.setattr(Turn, "_committed", committed)
+
+
+@planted("confirmed before it was durable|lost after it was confirmed")
+def confirms_what_found_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Turn._committed
+
+    def committed(self: Any, error: StoreError | None) -> None:
+        original(self, error)
+        if self.waits_for_room:
+            self._release()
+
+    monkeypatch.setattr(Turn, "_committed", committed)
+
+
+@planted("before it was durable|was lost|lost after|nobody knows|its state says|KeyError|gone for good|in vain")
+def forgets_what_found_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what came since is written when there is room again."""
+    original = MemoryStore.again
+
+    def again(self: Any) -> None:
+        self._batches = []
+        original(self)
+
+    monkeypatch.setattr(MemoryStore, "again", again)
 
 
 @planted("after the commit failed")

@@ -182,7 +182,7 @@ def half_of_a_batch_is_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
         rest, self.disk.rest = getattr(self.disk, "rest", None), None
         if rest is not None:
             original(self.disk, rest)
-        apply(self.disk, self._batch)
+        apply(self.disk, self._batches[0])
 
     monkeypatch.setattr(MemoryStore, "finish", finish)
 

@@ -16,7 +16,8 @@ from test_lmdb_damage import CHILD
 from pabal.model.definitions import QueueDefinition
 from pabal.model.errors import StoreError
 from pabal.store import lmdb_store
-from pabal.store.lmdb_store import DATA_FILE, LOCK_FILE, LmdbStore
+from pabal.store.files import LOCK_FILE
+from pabal.store.lmdb_store import DATA_FILE, LmdbStore
 
 SMALL_MAP_BYTES = 16 * 4096
 

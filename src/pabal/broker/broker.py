@@ -210,6 +210,7 @@ class Broker:
             self.delete_parameter(parameter)
         self.accounts.forget_vhost(name)
         del self.vhosts[name]
+        self.statistics.gone.add(vhost.counters)
         self.store.journal.undefine(vhost.definition)
 
     def put_parameter(self, parameter: ParameterDefinition) -> bool:

@@ -58,7 +58,11 @@ class Link:
     @property
     def name(self) -> str:
         """As RabbitMQ names a connection, "127.0.0.1:50312 -> 127.0.0.1:5672"."""
-        return f"{self.peer_host}:{self.peer_port} -> {self.host}:{self.port}"
+        return f"{_bracketed(self.peer_host)}:{self.peer_port} -> {_bracketed(self.host)}:{self.port}"
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 class ClientChannel(Protocol):

@@ -122,6 +122,9 @@ class Samples:
             leased += vhost_leased
         self.histories = kept
         self.links = links
+        if not self.total.last_ms:  # what was there at the start has not come in
+            nothing = (*_NO_COUNTS, ready, leased, *([0] * (len(TOTALS) - len(COUNTED) - 2)))
+            self.total.add(self.before_ms, self.before_ms, nothing)
         self.total.add(self.last_ms, self.before_ms, self.totals(ready, leased))
 
     def totals(self, ready: int, leased: int) -> tuple[int, ...]:

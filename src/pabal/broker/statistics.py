@@ -94,6 +94,11 @@ class Counters:
             self.publish or self.deliver_get or self.get_empty or self.ack or self.dead_letter or self.publish_out
         )
 
+    def add(self, other: Counters) -> None:
+        """What `other` has counted, too."""
+        for name, value in zip(COUNTED, other.values(), strict=True):
+            setattr(self, name, getattr(self, name) + value)
+
     def values(self) -> tuple[int, ...]:
         """In the order of COUNTED."""
         return (

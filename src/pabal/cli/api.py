@@ -217,26 +217,33 @@ class Api:
         except (OSError, http.client.HTTPException):
             text = b""
         self.close()
+        error, reason = _said(text)
         user = self.address.user
-        if answer.status == 401:
+        if answer.status == 401 and error != "not_authorised":  # RabbitMQ's two spellings: who one is, what one may
             return Refused(
                 401,
-                f"{self.address.shown} does not let '{user}' in ({_reason(text) or 'no reason given'}); "
+                f"{self.address.shown} does not let '{user}' in ({reason or 'no reason given'}); "
                 "check user and password: --url, --user, PABAL_PASSWORD",
             )
-        return Refused(answer.status, _reason(text) or f"{answer.status} {answer.reason}")
+        if answer.status in (401, 403):
+            return Refused(
+                answer.status,
+                f"'{user}' may not do that ({reason.rstrip('.')}); `pabal permissions list {user}` says what it may",
+            )
+        return Refused(answer.status, reason or f"{answer.status} {answer.reason}")
 
 
-def _reason(text: bytes) -> str:
+def _said(text: bytes) -> tuple[str, str]:
     """RabbitMQ's errors are {"error": …, "reason": …}, of which reason says more."""
     try:
         given = json.loads(text)
     except ValueError:
-        return ""
+        return "", ""
     if not isinstance(given, dict):
-        return ""
-    reason = given.get("reason") or given.get("error") or ""
-    return re.sub(r"\s+", " ", str(reason)).strip()[:_REASON_CHARACTERS_MAX]
+        return "", ""
+    error = str(given.get("error") or "")
+    reason = str(given.get("reason") or error)
+    return error, re.sub(r"\s+", " ", reason).strip()[:_REASON_CHARACTERS_MAX]
 
 
 def _why(error: Exception) -> str:

@@ -18,13 +18,13 @@ COLUMNS = [
     Column("NAME", "name"),
     Column("VHOST", "vhost"),
     Column("USER", "user"),
-    Column("PROTOCOL", "protocol"),
+    Column("CLIENT", "client"),
     Column("STATE", "state"),
-    Column("TLS", "ssl"),
     number("CHANNELS", "channels"),
     number("IN B/S", "recv_oct_details.rate", rate),
     number("OUT B/S", "send_oct_details.rate", rate),
-    Column("CLIENT", "client"),
+    Column("PROTOCOL", "protocol"),
+    Column("TLS", "ssl"),
 ]
 DETAILS = [
     Column("name", "name"),
@@ -81,9 +81,9 @@ CONSUMERS = [
     Column("CHANNEL", "channel_details.name"),
     Column("USER", "channel_details.user"),
     number("PREFETCH", "prefetch_count"),
+    Column("ACTIVE", "active"),
     Column("ACKNOWLEDGES", "ack_required"),
     Column("EXCLUSIVE", "exclusive"),
-    Column("ACTIVE", "active"),
 ]
 
 

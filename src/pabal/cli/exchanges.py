@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import click
@@ -11,7 +12,7 @@ from pabal.cli.completion import completes
 from pabal.cli.errors import Refused
 from pabal.cli.layout import Column, number
 from pabal.cli.options import ApiCommand, ApiGroup, Asked, pass_asked
-from pabal.cli.queues import found, matching
+from pabal.cli.queues import found, matching, sought
 from pabal.cli.text import rate
 from pabal.cli.values import pairs
 
@@ -56,9 +57,9 @@ def exchanges_command(context: click.Context) -> None:
 
 
 @exchanges_command.command("list", cls=ApiCommand)
-@click.argument("pattern", required=False)
+@click.argument("pattern", required=False, callback=sought)
 @pass_asked
-def list_exchanges(asked: Asked, pattern: str | None = None) -> None:
+def list_exchanges(asked: Asked, pattern: re.Pattern[str] | None = None) -> None:
     """All exchanges, or those whose name has PATTERN (a regular expression) in it."""
     rows = asked.api.get(path("exchanges", asked.only_vhost) if asked.only_vhost else "exchanges")
     asked.output.table(matching(rows, pattern), COLUMNS, noun="exchanges")

@@ -14,7 +14,7 @@ from pabal.cli.api import path
 from pabal.cli.completion import completes
 from pabal.cli.errors import SAID_NO, WRONG_USAGE, Refused, die
 from pabal.cli.options import ApiCommand, Asked, pass_asked
-from pabal.cli.text import amount, plain, size, visible
+from pabal.cli.text import amount, machine, plain, size, visible
 from pabal.cli.values import pairs
 
 PROPERTIES = (
@@ -182,7 +182,7 @@ def print_messages(asked: Asked, messages: list[dict[str, Any]], only_body: bool
             properties = message.get("properties") or {}
             cells = [message.get("routing_key"), message.get("redelivered"), properties.get("message_id")]
             content = content_of(message).decode("utf-8", "backslashreplace")
-            output.line("\t".join(visible(plain(cell)) for cell in [*cells, properties.get("headers"), content]))
+            output.line("\t".join(machine(cell) for cell in [*cells, properties.get("headers"), content]))
     else:
         for at, message in enumerate(messages):
             if at:

@@ -2,47 +2,60 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+import json
 from pathlib import Path
-from typing import Any
 
 import click
 
-from pabal.cli.errors import SAID_NO, die
+from pabal.cli.errors import OK, SAID_NO, WRONG_USAGE, die
+from pabal.cli.options import Asked, pass_asked
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_QUIET = click.option("--quiet", "-q", is_flag=True, help="Only the exit code.")
+_DIRECTORY = click.argument("directory", type=click.Path(file_okay=False, path_type=Path), default="pabal-data")
 
 
 @click.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.argument("directory", type=click.Path(file_okay=False, path_type=Path), default="pabal-data")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def restore_command(file: Path, directory: Path, as_json: bool) -> None:
+@_DIRECTORY
+@_JSON
+@_QUIET
+@pass_asked
+def restore_command(asked: Asked, file: Path, directory: Path, as_json: bool, quiet: bool) -> None:
     """Make the data DIRECTORY (./pabal-data, unless given) from the backup FILE: complete, or not at all."""
-    import json
-
     from pabal.cli.text import size
-
-    backup: Any = import_module("pabal.store.backup")
+    from pabal.store.backup import BackupError, restore
 
     try:
-        made = backup.restore(file, directory)
-    except backup.BackupError as error:
+        made = restore(file, directory)
+    except BackupError as error:
         die(str(error), SAID_NO)
     except OSError as error:
         die(f"{error.filename or file}: {error.strerror}", SAID_NO)
-    if as_json:
+    if as_json or asked.given.get("json"):
         click.echo(json.dumps({"directory": str(directory), **made._asdict()}, indent=2))
-        return
-    click.echo(f"{directory} is as it was at {made.time}: {size(made.data_bytes)}, of Pabal {made.version}")
-    click.echo(click.style(f"start it: pabal serve --data {directory}", dim=True))
+    elif not (quiet or asked.given.get("quiet")):
+        click.echo(f"{directory} is as it was at {made.time}: {size(made.data_bytes)}, of Pabal {made.version}")
 
 
 @click.command()
-@click.argument("directory", type=click.Path(file_okay=False, path_type=Path), default="pabal-data")
-@click.pass_context
-def check_command(context: click.Context, directory: Path) -> Any:
+@_DIRECTORY
+@_JSON
+@_QUIET
+@pass_asked
+def check_command(asked: Asked, directory: Path, as_json: bool, quiet: bool) -> None:
     """Read all of a data DIRECTORY (./pabal-data, unless given) and say what is in it and what is wrong with it.
 
     Changes nothing. Ends with 0 if it is sound, 1 with faults, 2 if it cannot be checked.
     """
-    audit: Any = import_module("pabal.store.audit")
-    context.exit(audit.check(directory, click.echo))
+    from pabal.store.audit import check
+
+    lines: list[str] = []
+    code = check(directory, lines.append)
+    if code == WRONG_USAGE:
+        die("; ".join(lines), code)
+    if as_json or asked.given.get("json"):
+        click.echo(json.dumps({"directory": str(directory), "sound": code == OK, "lines": lines}, indent=2))
+    elif not (quiet or asked.given.get("quiet")):
+        click.echo("\n".join(lines))
+    raise SystemExit(code)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import click
 
@@ -93,11 +93,12 @@ def ask_password(what: str, *, from_stdin: bool, confirm: bool = True) -> str:
 def _keep(context: click.Context, option: click.Parameter, value: Any) -> Any:
     asked = context.ensure_object(Asked)
     if value is not None and value is not False and option.name is not None:
+        name = option.name.removeprefix("shared_")
         source = context.get_parameter_source(option.name)
         variable = source is click.core.ParameterSource.ENVIRONMENT
         # A variable counts only where nobody gave the option: also not at an earlier place of the line.
-        if not (variable and option.name in asked.given):
-            asked.given[option.name] = value
+        if not (variable and name in asked.given):
+            asked.given[name] = value
     return value
 
 
@@ -115,43 +116,58 @@ def _complete_vhosts(context: click.Context, _: click.Parameter, incomplete: str
 
 
 def shared_options() -> list[click.Option]:
-    """Made anew for each command: click keeps the state of an option with it."""
+    """Made anew for each command. Their names cannot be those of an argument, as USER is one of some commands."""
     plain: dict[str, Any] = {"expose_value": False, "callback": _keep}
     return [
         click.Option(
-            ["--url"],
+            ["--url", "shared_url"],
             envvar="PABAL_URL",
             metavar="URL",
             help="The broker's HTTP API.  [env PABAL_URL; default http://guest:guest@127.0.0.1:15672]",
             **plain,
         ),
         click.Option(
-            ["--user"], envvar="PABAL_USER", help="Another user than the URL's; asks for the password.", **plain
+            ["--user", "shared_user"],
+            envvar="PABAL_USER",
+            help="Another user than the URL's; asks for the password.",
+            **plain,
         ),
         click.Option(
-            ["--ca"],
+            ["--ca", "shared_ca"],
             envvar="PABAL_CA",
             type=click.Path(dir_okay=False),
             help="Who signs the certificate of an https URL (PEM).",
             **plain,
         ),
         click.Option(
-            ["--vhost", "-V"],
+            ["--vhost", "-V", "shared_vhost"],
             envvar="PABAL_VHOST",
             help="The vhost.  [default: / for one thing, all for lists]",
             shell_complete=cast(Any, _complete_vhosts),
             **plain,
         ),
-        click.Option(["--json"], is_flag=True, help="Print JSON: the objects of RabbitMQ's HTTP API.", **plain),
         click.Option(
-            ["--columns"],
+            ["--json", "shared_json"], is_flag=True, help="Print JSON: the objects of RabbitMQ's HTTP API.", **plain
+        ),
+        click.Option(
+            ["--columns", "shared_columns"],
             metavar="A,B,…",
             help="Which fields to show, by their names in the JSON: name,arguments.x-max-length",
             expose_value=False,
             callback=_columns,
         ),
-        click.Option(["--sort"], metavar="FIELD", help="Sort a list by a field; -FIELD: the largest first.", **plain),
-        click.Option(["--quiet", "-q"], is_flag=True, help="Only names in lists; nothing after a change.", **plain),
+        click.Option(
+            ["--sort", "shared_sort"],
+            metavar="FIELD",
+            help="Sort a list by a field; -FIELD: the largest first.",
+            **plain,
+        ),
+        click.Option(
+            ["--quiet", "-q", "shared_quiet"],
+            is_flag=True,
+            help="Only names in lists; nothing after a change.",
+            **plain,
+        ),
     ]
 
 
@@ -244,7 +260,7 @@ def errors_end(invoke: Any, ctx: click.Context) -> Any:
         raise SystemExit(OK) from None
 
 
-def needs_pabal(asked: Asked, command: str, error: Refused) -> None:
+def needs_pabal(asked: Asked, command: str, error: Refused) -> NoReturn:
     """Raises what says so where another broker answers, else `error`: for what is below /api/pabal/."""
     product = asked.api.get("overview").get("product_name") or "RabbitMQ"
     if product != "Pabal":

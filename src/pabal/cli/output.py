@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pabal.cli.layout import Column, fitted, style_of
-from pabal.cli.text import pick, plain, visible
+from pabal.cli.text import machine, pick, plain, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -73,7 +73,7 @@ class Output:
             columns = [self._asked_column(field, columns) for field in self.columns]
         if not self.terminal:
             for row in rows:
-                self.line("\t".join(visible(plain(_raw(pick(row, column.field)))) for column in columns))
+                self.line("\t".join(machine(pick(row, column.field)) for column in columns))
             return
         if not rows:
             click.echo(click.style(f"no {noun}", dim=True))
@@ -91,7 +91,7 @@ class Output:
             return
         if not self.terminal:
             for field in fields:
-                self.line(f"{field.field}\t{visible(plain(_raw(pick(thing, field.field))))}")
+                self.line(f"{field.field}\t{machine(pick(thing, field.field))}")
             return
         from rich.table import Table
         from rich.text import Text
@@ -175,11 +175,6 @@ class Output:
         ]
         if left_out:
             self.note(f"too narrow for {', '.join(left_out)}: --columns chooses, a pipe gets all")
-
-
-def _raw(value: Any) -> Any:
-    """For programs: true and false as in the JSON."""
-    return json.dumps(value) if isinstance(value, bool) else value
 
 
 def _order(value: Any) -> tuple[int, Any]:

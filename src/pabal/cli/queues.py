@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import click
@@ -53,6 +54,14 @@ DETAILS = [
 _NAME = completes("queues")
 
 
+def sought(_: click.Context, __: click.Parameter, pattern: str | None) -> re.Pattern[str] | None:
+    """Reads the argument PATTERN."""
+    try:
+        return None if pattern is None else re.compile(pattern)
+    except re.error as error:
+        raise click.UsageError(f"PATTERN '{pattern}' is no regular expression: {error}") from None
+
+
 @click.group(cls=ApiGroup)
 @click.pass_context
 def queues_command(context: click.Context) -> None:
@@ -62,9 +71,9 @@ def queues_command(context: click.Context) -> None:
 
 
 @queues_command.command("list", cls=ApiCommand)
-@click.argument("pattern", required=False)
+@click.argument("pattern", required=False, callback=sought)
 @pass_asked
-def list_queues(asked: Asked, pattern: str | None = None) -> None:
+def list_queues(asked: Asked, pattern: re.Pattern[str] | None = None) -> None:
     """All queues, or those whose name has PATTERN (a regular expression) in it."""
     rows = asked.api.get(path("queues", asked.only_vhost) if asked.only_vhost else "queues")
     asked.output.table(matching(rows, pattern), COLUMNS, noun="queues")
@@ -153,16 +162,8 @@ def purge_command(asked: Asked, queue: str, yes: bool) -> None:
 queues_command.add_command(purge_command)
 
 
-def matching(rows: list[dict[str, Any]], pattern: str | None, field: str = "name") -> list[dict[str, Any]]:
-    if pattern is None:
-        return rows
-    import re
-
-    try:
-        sought = re.compile(pattern)
-    except re.error as error:
-        raise click.UsageError(f"PATTERN '{pattern}' is no regular expression: {error}") from None
-    return [row for row in rows if sought.search(plain(row.get(field)))]
+def matching(rows: list[dict[str, Any]], pattern: re.Pattern[str] | None) -> list[dict[str, Any]]:
+    return [row for row in rows if pattern is None or pattern.search(plain(row.get("name")))]
 
 
 def found(asked: Asked, noun: str, nouns: str, name: str) -> Any:

@@ -51,7 +51,7 @@ def status_command(asked: Asked, check: bool) -> None:
     elif asked.output.as_json or asked.output.columns or not asked.output.terminal:
         listening = [f"{where['protocol']}://{_place(where)}" for where in overview.get("listeners", [])]
         asked.output.show(
-            {**node, **overview, "alarms": alarms, "listening": listening, "form": form_of(overview, node)}, FIELDS
+            {**node, **overview, "alarms": alarms, "listening": listening, "form": form_of(node)}, FIELDS
         )
     elif not asked.output.quiet:
         _screen(overview, node, alarms)
@@ -74,10 +74,10 @@ def alarms_of(node: dict[str, Any]) -> list[str]:
     return [name for name, field in (("memory", "mem_alarm"), ("disk", "disk_free_alarm")) if node.get(field) is True]
 
 
-def form_of(overview: dict[str, Any], node: dict[str, Any]) -> str:
+def form_of(node: dict[str, Any]) -> str:
     """Compiled or plain Python, which only a Pabal says."""
-    found = pick(overview, "pabal.form") or pick(node, "pabal.form") or pick(node, "form") or pick(overview, "form")
-    return str(found or "")
+    compiled = node.get("compiled")
+    return "" if compiled is None else "compiled" if compiled else "plain Python"
 
 
 def product_of(overview: dict[str, Any]) -> str:
@@ -96,7 +96,7 @@ def _screen(overview: dict[str, Any], node: dict[str, Any], alarms: list[str]) -
         return f"{click.style(form(value), fg=colour, bold=True) if value else dim('0')} {dim(word)}"
 
     version = overview.get("product_version") or overview.get("rabbitmq_version") or ""
-    about = [form_of(overview, node), f"up {duration(node['uptime'])}" if "uptime" in node else ""]
+    about = [form_of(node), f"up {duration(node['uptime'])}" if "uptime" in node else ""]
     if product_of(overview) == "pabal":
         about.insert(1, f"stands for RabbitMQ {overview.get('rabbitmq_version')}")
     click.echo(

@@ -31,7 +31,7 @@ def plain(value: Any) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, float):
-        return f"{value:g}"
+        return str(int(value)) if value.is_integer() else f"{value:.3f}".rstrip("0")
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
         return ",".join(value)
     if isinstance(value, dict) and not value:
@@ -39,6 +39,11 @@ def plain(value: Any) -> str:
     return (
         json.dumps(value, ensure_ascii=False, separators=(", ", ": ")) if not isinstance(value, int) else str(value)
     )
+
+
+def machine(value: Any) -> str:
+    """For programs: a line's part, without control characters; true and false as in the JSON."""
+    return visible(json.dumps(value) if isinstance(value, bool) else plain(value))
 
 
 def count(value: Any) -> str:

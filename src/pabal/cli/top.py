@@ -171,18 +171,18 @@ class View:
                 (f"  {visible(str(overview.get('node', '')))}{up}", "dim"),
             ),
             line(
-                ("ready ", "dim"),
+                ("ready  ", "dim"),
                 (f"{now('queue_totals.messages_ready'):<12}", "green"),
                 ("in/s  ", "dim"),
                 (f"{now('message_stats.publish_details.rate', rate):>10} ", "cyan"),
-                (spark(self.incoming, width - 42), "cyan"),
+                (spark(self.incoming, width - 43), "cyan"),
             ),
             line(
-                ("leased", "dim"),
+                ("leased ", "dim"),
                 (f"{now('queue_totals.messages_unacknowledged'):<12}", "yellow"),
                 ("out/s ", "dim"),
                 (f"{now('message_stats.deliver_get_details.rate', rate):>10} ", "magenta"),
-                (spark(self.outgoing, width - 42), "magenta"),
+                (spark(self.outgoing, width - 43), "magenta"),
             ),
         ]
         clients = f"{now('object_totals.connections')} connections, {now('object_totals.consumers')} consumers"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from pabal.broker.access import Principal, Rights
 from pabal.broker.broker import Broker
@@ -42,8 +42,8 @@ def not_authorised(reason: str) -> ApiError:
 
 @dataclass(slots=True)
 class Answer:
-    """`value`: to be sent as JSON, unless there is `content`. `after`: told at the end, within a turn, whether the
-    answer went out to a client that was still there."""
+    """`value`: to be sent as JSON, unless there is `content` or `file`, which is closed at the end. `after`: told
+    at the end, within a turn, whether the answer went out to a client that was still there."""
 
     status: int = 200
     value: Any = None
@@ -53,6 +53,7 @@ class Answer:
     stream: Stream | None = None
     """Further content, made while it is sent."""
     after: Callable[[bool], None] | None = None
+    file: IO[bytes] | None = None
 
 
 CREATED = 201
@@ -67,16 +68,23 @@ class Job:
         self.work = work
 
 
-Work = Generator[Job | None, Any, Any]
+class Until:
+    """Something of the broker's own that takes long: yielded, its result is sent back when it is there."""
+
+    def __init__(self, result: Awaitable[Any]) -> None:
+        self.result = result
+
+
+Work = Generator[Job | Until | None, Any, Any]
 """A function in steps. At each `yield` the broker may go on with other things: nothing read before it need still be
 true behind it."""
 
 
 @dataclass(slots=True)
 class Call:
-    """One request. `arguments`: the variable parts of the path. `query`: the last value of each name. `path`: as it
-    came, without the query. `reason`: what the header X-Reason says;
-    `accept`: likewise."""
+    """One request. `arguments`: the variable parts of the path. `query`: the last value of each name;
+    `query_string`: all of them, as they came. `path`: as it came, without the query. `reason`: what the header
+    X-Reason says; `accept`: what Accept does."""
 
     broker: Broker
     node: Node
@@ -90,6 +98,7 @@ class Call:
     content_type: str = ""
     reason: str = ""
     accept: str = ""
+    query_string: str = ""
 
     # --- What was asked for ---------------------------------------------------------------------------------
 

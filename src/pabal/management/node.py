@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from pabal.broker.clients import Client
+from pabal.management.measured import ProcessFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +73,15 @@ class Node(Protocol):
         channels and these names only, if there are any, and so much of each body. ValueError: there is nothing of
         such a name."""
 
+    def process_facts(self) -> ProcessFacts:
+        """For metrics."""
+
     def random_bytes(self, count: int) -> bytes:
         """For salts."""
+
+    def backup(self) -> Awaitable[tuple[IO[bytes], int, str]]:
+        """A backup in a file of its own, from its beginning; its bytes, and a name for it. ApiError when there can be
+        none now."""
 
     def hash_password(self, password: str) -> str:
         """Takes tens of milliseconds: only within a Job."""

@@ -225,6 +225,10 @@ def rebalance(call: Call) -> None:
     """There is one node, so every queue is where it is best."""
 
 
+def reset(call: Call) -> None:
+    """RabbitMQ forgets its statistics; what is counted here is only ever the total."""
+
+
 def nothing(call: Call) -> Any:
     """What one node has none of."""
     return []
@@ -253,6 +257,8 @@ ROUTES: Final = (
     Route("GET", "/api/feature-flags", Who.ADMINISTRATOR, feature_flags, "RabbitMQ's feature flags, all enabled."),
     Route("PUT", "/api/feature-flags/{name}/enable", Who.ADMINISTRATOR, enable_feature_flag, "Nothing to do."),
     Route("POST", "/api/rebalance/queues", Who.ADMINISTRATOR, rebalance, "Nothing to do on one node."),
+    Route("DELETE", "/api/reset", Who.ADMINISTRATOR, reset, "Nothing to do."),
+    Route("DELETE", "/api/reset/{node}", Who.ADMINISTRATOR, reset, "Nothing to do."),
     Route("GET", "/api/federation-links", Who.MONITOR, nothing, "There are none."),
     Route("GET", "/api/federation-links/{vhost}", Who.MONITOR, nothing, "There are none."),
     Route("GET", "/api/shovels", Who.MONITOR, nothing, "There are none."),

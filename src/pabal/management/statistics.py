@@ -62,7 +62,7 @@ def connection(broker: Broker, client: Client, node: str, windows: Windows = RAT
     """A connection, for /api/connections. Before it has opened a vhost, or without encryption, some are None."""
     link, tls = client.link, client.link.encryption
     series = Series(broker.samples, [broker.samples.links.get(client.name)], windows.data)
-    cipher = tls.cipher if tls is not None else None
+    exchange, cipher, digest = _cipher(tls.cipher) if tls is not None else (None, None, None)
     return {
         "name": client.name,
         "node": node,
@@ -85,10 +85,10 @@ def connection(broker: Broker, client: Client, node: str, windows: Windows = RAT
         "peer_host": link.peer_host,
         "peer_port": link.peer_port,
         "ssl": tls is not None,
-        "ssl_protocol": tls.protocol if tls is not None else None,
+        "ssl_protocol": tls.protocol.lower() if tls is not None else None,
         "ssl_cipher": cipher,
-        "ssl_hash": None,
-        "ssl_key_exchange": None,
+        "ssl_hash": digest,
+        "ssl_key_exchange": exchange,
         "peer_cert_subject": tls.subject or None if tls is not None else None,
         "peer_cert_issuer": tls.issuer or None if tls is not None else None,
         "peer_cert_validity": tls.validity or None if tls is not None else None,
@@ -99,6 +99,18 @@ def connection(broker: Broker, client: Client, node: str, windows: Windows = RAT
         **_NO_REDUCTIONS,
         "garbage_collection": NO_COLLECTION,
     }
+
+
+def _cipher(name: str) -> tuple[str, str, str]:
+    """Key exchange, cipher and hash, of "TLS_AES_256_GCM_SHA384" or "ECDHE-RSA-AES256-GCM-SHA384" for example."""
+    if name.startswith("TLS_"):
+        _, *middle, digest = name.lower().split("_")
+        return "any", "_".join(middle), digest
+    parts = name.lower().split("-")
+    if len(parts) < 4:
+        return "", name.lower(), ""
+    first, second, *middle, digest = parts
+    return f"{first}_{second}", "_".join(middle).replace("aes", "aes_"), digest
 
 
 def _connection_details(client: Client) -> Facts:

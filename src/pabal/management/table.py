@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from pabal.management import (
+    backup,
     bindings,
     browsing,
     connections,
@@ -17,6 +18,7 @@ from pabal.management import (
     parameters,
     policies,
     queues,
+    scrape,
     tapping,
     users,
     vhosts,
@@ -44,4 +46,6 @@ ROUTES: Final[tuple[Route, ...]] = (
     *definitions.ROUTES,
     *health.ROUTES,
     *tapping.ROUTES,
+    *scrape.ROUTES,
+    *backup.ROUTES,
 )

@@ -46,3 +46,8 @@ class InvalidParameter(BrokerError):
 
 class StoreError(Exception):
     """The store cannot go on or cannot be opened. `str(error)` says why and what to do."""
+
+
+class DiskFull(StoreError):
+    """There was no room for a commit on the disk, or none left of a quota. Nothing of it is durable, and it may be
+    tried again."""

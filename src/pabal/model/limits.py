@@ -47,6 +47,9 @@ HANDSHAKE_SECONDS_MAX: Final = 10
 LOGINS_WAITING_MAX: Final = 4096
 """Log-ins whose password or token is still to be checked; further ones are refused."""
 
+LOGINS_OF_ADDRESS_WAITING_MAX: Final = 1024
+"""... those from one address ..."""
+
 LOGINS_OF_ONE_WAITING_MAX: Final = 64
 """... and those of one user from one address: what is checked within a few seconds."""
 
@@ -93,6 +96,19 @@ publishers build up is no longer than it must be."""
 
 TURN_BYTES_OVERLOADED_MAX: Final = 4096
 """... and while publishers wait for a commit: a thousand connections may have sent something by then."""
+
+SLOW_SECONDS: Final = 0.01
+"""A connection that gives more work than this with what it sends at once is read in slices from then on, each worth
+about half of this ..."""
+
+SLOW_BYTES_MIN: Final = 2048
+"""... of this many bytes at least ..."""
+
+SLOW_BYTES_FIRST: Final = 16 * 1024
+"""... a new connection of no more, until it has shown that its bytes are little work ..."""
+
+SLOW_CONNECTIONS_A_TURN: Final = 2
+"""... and so many such connections in a turn, one after the other: the others do not wait for all of them."""
 
 DISPATCH_MESSAGES_MAX: int = 1024
 """Messages handed to one consumer in one step."""
@@ -157,6 +173,12 @@ SAMPLES_TOTAL_MAX: Final = 121
 SAMPLES_SHOWN_MAX: Final = 500
 """Samples that one request may ask for of each value."""
 
+RESOURCES_CHECK_SECONDS_MIN: Final = 0.1
+"""... when free space comes near its limit, or falls fast."""
+
+COMMIT_RETRY_SECONDS: Final = 1.0
+"""How often a commit for which the disk had no room is tried again."""
+
 # --- Store ---------------------------------------------------------------------------------------------------
 MAP_BYTES: Final = 64 * 1024**3
 """Address space reserved for the data file at first; doubled when it is full."""
@@ -167,8 +189,17 @@ LOG_BYTES_MAX: Final = 8 * 1024 * 1024
 ENTRY_BYTES_MAX: Final = 768 * 1024
 """A commit with more than this does not go to the log, but with all before it straight to the data file."""
 
+RESERVE_BYTES_MAX: Final = 32 * 1024 * 1024
+"""Space put by for a full disk: what is on its way then mostly has room in it. Less on a small one."""
+
 UNSTORED_CHANGES_MAX: Final = 4096
 """Messages that wait in memory for a checkpoint, put or removed."""
+
+HELD_CHANGES_MAX: Final = 131_072
+"""While the data file is copied for a backup, so many messages wait for it in memory; then publishers wait ..."""
+
+HELD_BYTES_MAX: Final = 64 * 1024 * 1024
+"""... or so many bytes, which the log has too."""
 
 COMPACTION_FREE_BYTES_MIN: Final = 64 * 1024 * 1024
 """With this much free in the data file, and more than is in use, it is compacted at the start ..."""

@@ -6,13 +6,22 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
+from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
 from pabal.broker.clients import Link
 from pabal.model.errors import StoreError
-from pabal.model.limits import CLOSE_SECONDS_MAX, OUTPUT_BYTES_HIGH, OUTPUT_BYTES_LOW
+from pabal.model.limits import (
+    CLOSE_SECONDS_MAX,
+    OUTPUT_BYTES_HIGH,
+    OUTPUT_BYTES_LOW,
+    SLOW_BYTES_FIRST,
+    SLOW_BYTES_MIN,
+    SLOW_SECONDS,
+    TURN_BYTES_MAX,
+)
 from pabal.server.tap import Tap
-from pabal.server.tls import certificate_name
+from pabal.server.tls import certificate_name, encryption
 from pabal.session.amqp091.connection import Amqp091Session
 from pabal.session.amqp091.trace import Trace
 
@@ -34,8 +43,9 @@ def _link(transport: asyncio.BaseTransport) -> Link:
     for which in ("peername", "sockname"):
         address = transport.get_extra_info(which)
         known = isinstance(address, tuple) and len(address) >= 2
-        ends.append((str(address[0]), int(address[1])) if known else ("?", 0))
-    return Link(*ends[0], *ends[1])
+        ends.append((str(address[0]).removeprefix("::ffff:"), int(address[1])) if known else ("?", 0))
+    ssl_object = transport.get_extra_info("ssl_object")
+    return Link(*ends[0], *ends[1], encryption(ssl_object) if ssl_object is not None else None)
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -48,6 +58,7 @@ class Connection(asyncio.BufferedProtocol):
         "_make_session",
         "_reading_paused",
         "_server",
+        "_slow_bytes",
         "_taps",
         "_traces",
         "_transport",
@@ -79,6 +90,7 @@ class Connection(asyncio.BufferedProtocol):
         self._closed_at_ms = 0
         self._turn = -1
         self._turn_bytes = 0  # read in that turn
+        self._slow_bytes = SLOW_BYTES_FIRST  # to be read at once, as long as that may be much work; 0: a turn's share
 
     # --- From asyncio ---------------------------------------------------------------------------------------
 
@@ -103,7 +115,8 @@ class Connection(asyncio.BufferedProtocol):
         self._server.add(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._server.share()
+        share = self._server.share()
+        return share[: self._slow_bytes] if self._slow_bytes else share
 
     def buffer_updated(self, nbytes: int) -> None:
         server = self._server
@@ -121,11 +134,23 @@ class Connection(asyncio.BufferedProtocol):
         if self._traces:
             for trace in self._traces:
                 trace.received(data)
+        begun = perf_counter()
         try:
             self.session.receive_data(data)
         except Exception as error:
             self._failed(error)
+        seconds = perf_counter() - begun
+        if seconds > SLOW_SECONDS or self._slow_bytes:
+            self._weigh(nbytes, seconds)
         self.after_input()
+
+    def _weigh(self, nbytes: int, seconds: float) -> None:
+        """Two thousand channels to open and to close are few bytes and much work: a turn's share of bytes does not
+        bound what the others wait for."""
+        if seconds > SLOW_SECONDS / 2:
+            self._slow_bytes = max(SLOW_BYTES_MIN, int(nbytes * SLOW_SECONDS / 2 / seconds))
+        elif seconds < SLOW_SECONDS / 8:
+            self._slow_bytes = self._slow_bytes * 2 if self._slow_bytes * 2 < TURN_BYTES_MAX else 0
 
     def _guarded(self, action: Callable[[], None]) -> None:
         """An error of ours while one connection is served ends that connection; one of the store ends the broker."""
@@ -226,11 +251,14 @@ class Connection(asyncio.BufferedProtocol):
             trace.state(session.state)
         if session.closed:
             server.turn.writes(self)
-        elif server.overloaded:
+        elif server.overloaded and not server.turn.waits_for_room:
             self._pause_reading()
             server.after_commit[self] = None
         elif session.blocked:
             self._pause_reading()
+        elif self._slow_bytes and self._turn_bytes >= self._slow_bytes and self._turn == server.turn_count:
+            self._pause_reading()
+            server.slow.append(self)
         elif self._turn_bytes >= len(server.share()) and self._turn == server.turn_count:
             self._pause_reading()
             server.after_turn.append(self)

@@ -10,17 +10,17 @@ import asyncio
 import base64
 import binascii
 import time
-from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import IO, TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route as Path
 
 from pabal.broker.access import Principal, Refused
-from pabal.management.call import NO_CONTENT, Answer, ApiError, Call, Job, not_authorised, not_found
+from pabal.management.call import NO_CONTENT, Answer, ApiError, Call, Job, Until, not_authorised, not_found
 from pabal.management.encoding import encode
 from pabal.management.faults import as_api_error
 from pabal.management.routes import Route, Routes, Who, arguments_of, may_use
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pabal.server.server import Server
 
 METHODS: Final = ("GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS")
+_PIECE_BYTES: Final = 256 * 1024
 _REALM: Final = {"www-authenticate": 'Basic realm="Pabal"'}
 
 
@@ -51,9 +52,9 @@ class _Durable:
 class Api:
     """`application`: for an ASGI server. `origins`: whose pages may call it from a browser."""
 
-    def __init__(self, server: Server, origins: tuple[str, ...]) -> None:
+    def __init__(self, server: Server, origins: tuple[str, ...], routes: Sequence[Route] = ROUTES) -> None:
         self._server = server
-        self._routes = Routes(ROUTES)
+        self._routes = Routes(routes)
         self._origins = origins
         self._bodies_bytes = 0
         self.application = Starlette(routes=[Path("/{path:path}", self._serve, methods=list(METHODS))])
@@ -83,6 +84,8 @@ class Api:
             return Response(status_code=400)
         if answer.stream is not None:
             return Streamed(self._finished(request, answer), answer.stream)
+        if answer.file is not None:
+            return StreamingResponse(_pieces(answer.file), 200, answer.headers, answer.content_type)
         if answer.after is not None:
             return _Sent(self._finished(request, answer), self._told(answer.after))
         return self._finished(request, answer)
@@ -103,6 +106,7 @@ class Api:
             content_type=request.headers.get("content-type", ""),
             reason=request.headers.get("x-reason", ""),
             accept=request.headers.get("accept", ""),
+            query_string=request.scope["query_string"].decode("latin-1"),
         )
         if not may_use(route.who, call):
             raise not_authorised(route.who.value.strip())
@@ -119,6 +123,8 @@ class Api:
         answer: Principal | Refused = Refused("no credentials")
         if kind.lower() in ("basic", "bearer"):
             answer = await self._server.login(name, secret, peer, loopback)
+        if header:
+            self._server.broker.statistics.login("http", not isinstance(answer, Refused))
         if isinstance(answer, Refused):
             if header:
                 self._server.log.warning("%s", printable(f"{peer} HTTP: login refused: {answer.reason}"))
@@ -176,7 +182,7 @@ class Api:
             return result
         return Answer(NO_CONTENT) if result is None else Answer(value=result)
 
-    async def _drive(self, work: Generator[Job | None, Any, Any]) -> Any:
+    async def _drive(self, work: Generator[Job | Until | None, Any, Any]) -> Any:
         """A slice, then all others their turn, and so on."""
         result: Any = None
         until = time.monotonic() + HTTP_SLICE_MS / 1000
@@ -184,7 +190,9 @@ class Api:
             while True:
                 job = work.send(result)
                 result = None
-                if job is not None:
+                if isinstance(job, Until):
+                    result = await job.result
+                elif job is not None:
                     result = await asyncio.get_running_loop().run_in_executor(None, job.work)
                 elif time.monotonic() < until:
                     continue
@@ -252,6 +260,13 @@ class _Sent:
         finally:
             self._tell(arrived)
         await send({"type": "http.response.body", "body": body[-1:], "more_body": False})
+
+
+def _pieces(file: IO[bytes]) -> Iterator[bytes]:
+    """Read on other threads, as fast as the client takes them."""
+    with file:
+        while piece := file.read(_PIECE_BYTES):
+            yield piece
 
 
 def _allowed(methods: dict[str, Route]) -> str:

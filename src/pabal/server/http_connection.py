@@ -20,8 +20,9 @@ class HttpConnection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        # So `send` of the next piece waits until the system has taken the one before.
-        transport.set_write_buffer_limits(high=0)
+        # So `send` of the next piece waits until the system has taken the one before. With 0 asyncio's TLS never
+        # goes on.
+        transport.set_write_buffer_limits(high=1, low=0)
         if len(self.connections) > self._connections_max:
             transport.abort()
             return

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT = 15_672
 DEFAULT_HTTPS_PORT = 15_671
+DEFAULT_METRICS_PORT = 15_692
 
 
 def open_http(server: Server) -> HttpListener | None:
@@ -57,11 +58,31 @@ def _open_https(server: Server) -> Listener | None:
         return None
 
 
-class HttpListener:
-    """`port`: the one that it listens on. Connections are taken from the moment it is bound, and answered once what
-    that takes has been imported."""
+def open_metrics(server: Server) -> HttpListener | None:
+    """The port that serves metrics to anybody, and nothing else. OSError as above."""
+    settings = server.settings
+    if not (settings.http and settings.metrics):
+        return None
+    given = settings.metrics_port != UNSET_PORT
+    port = settings.metrics_port if given else DEFAULT_METRICS_PORT if settings.port else 0
+    try:
+        listener = server.listeners.bind("http/prometheus", port)
+    except OSError as error:
+        if given:
+            raise
+        server.log.warning("no port for metrics: cannot listen on port %d: %s", port, error.strerror or error)
+        return None
+    return HttpListener(server, listener, (), metrics_only=True)
 
-    def __init__(self, server: Server, listener: Listener, origins: tuple[str, ...]) -> None:
+
+class HttpListener:
+    """`port`: the one that it listens on. `metrics_only`: without a password, and nothing else. Connections are
+    taken from the moment it is bound, and answered once what that takes has been imported."""
+
+    def __init__(
+        self, server: Server, listener: Listener, origins: tuple[str, ...], metrics_only: bool = False
+    ) -> None:
+        self._metrics_only = metrics_only
         self._server = server
         self._listener = listener
         self._origins = origins
@@ -90,17 +111,19 @@ class HttpListener:
     def _context(self) -> ssl.SSLContext:
         """For a connection that begins now: certificates are renewed meanwhile."""
         assert self._server.certificates is not None
-        return self._server.certificates.context
+        return self._server.certificates.https_context
 
     def _load(self) -> Any:
         """On a thread: the imports take tenths of a second. Returns what makes a connection."""
         from uvicorn.config import Config
         from uvicorn.server import ServerState
 
+        from pabal.management.scrape import OPEN_ROUTES
+        from pabal.management.table import ROUTES
         from pabal.server.http import Api
         from pabal.server.http_connection import HttpConnection
 
-        api = Api(self._server, self._origins)
+        api = Api(self._server, self._origins, OPEN_ROUTES if self._metrics_only else ROUTES)
         config = Config(
             api.application,
             http=HttpConnection,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import secrets
@@ -10,36 +11,38 @@ import signal
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from pabal import __version__, compiled
-from pabal.broker.access import Access, Principal, Refused, Tokens
+from pabal.broker.access import Access, Principal, Refused
 from pabal.broker.broker import Broker
 from pabal.model.compatibility import COMPATIBILITIES
 from pabal.model.errors import StoreError
 from pabal.model.limits import (
     REFUSED_CONNECTIONS_MAX,
     RESERVED_FILES,
-    RESOURCES_CHECK_SECONDS,
     SAMPLE_MS,
     SHUTDOWN_SECONDS_MAX,
+    SLOW_CONNECTIONS_A_TURN,
     TURN_BYTES_BUSY_MAX,
     TURN_BYTES_MAX,
     TURN_BYTES_OVERLOADED_MAX,
 )
 from pabal.server.admission import raise_files_limit
+from pabal.server.alarms import Alarms
+from pabal.server.backup import Backups
 from pabal.server.commit_thread import CommitThread
 from pabal.server.connection import Connection, printable
-from pabal.server.http_listener import HttpListener, open_http
+from pabal.server.http_listener import HttpListener, open_http, open_metrics
 from pabal.server.listeners import Listeners
 from pabal.server.measures import Measures
 from pabal.server.node import ServerNode
-from pabal.server.oauth_settings import OauthSettings
+from pabal.server.optional import token_reader
 from pabal.server.provision import GUEST, add_default_user, check_vhosts, provision, restart_needed
-from pabal.server.resources import keep_freed_memory, shortages
+from pabal.server.resources import keep_freed_memory
 from pabal.server.service import Supervisor
 from pabal.server.settings import Settings, SettingsError
 from pabal.server.tls import Certificates
@@ -66,18 +69,6 @@ def open_store(settings: Settings) -> Store:
     return open_durable_store(Path(settings.data), containers, logging.getLogger("pabal").info)
 
 
-def _token_reader(settings: OauthSettings) -> Tokens:
-    """SettingsError: what it takes is not installed, or a key cannot be used."""
-    try:
-        from pabal.server.oauth import TokenReader  # takes long to import, and is seldom wanted
-    except ImportError as error:
-        raise SettingsError(f"oauth: {error}; pip install 'pabal[oauth]'") from None
-    try:
-        return TokenReader(settings)
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"oauth: {error}") from None
-
-
 class Server:
     """Runs a broker over a store until `stop`. `listeners`: what is listened on. `reread`: reads
     the settings anew when the process is told to (SIGHUP). SettingsError: they name a vhost that there is not."""
@@ -101,9 +92,6 @@ class Server:
         self._started_s = time.time() - time.monotonic()
         self.now_ms = self._clock_ms()
         self._broker = Broker(store, self.now_ms, lambda: secrets.token_urlsafe(16))
-        compatibility = COMPATIBILITIES[settings.compat]
-        self._broker.counts_releases = compatibility.counts_releases
-        self._broker.transient_queues = compatibility.transient_queues
         self._prepare(settings)
         self._loop = asyncio.get_running_loop()
         self._verifier = VerifierThread("passwords", self._call_in_turn)
@@ -112,7 +100,7 @@ class Server:
             self._broker,
             secrets.token_bytes(32),
             self._verifier,
-            None if settings.oauth is None else _token_reader(settings.oauth),
+            None if settings.oauth is None else token_reader(settings.oauth),
             self._token_verifier,
         )
         self._container = Amqp091Container()
@@ -123,9 +111,11 @@ class Server:
             settings.message_bytes_max,
             __version__,
             f"Python {sys.version.split()[0]}",
-            compatibility,
+            COMPATIBILITIES[settings.compat],
         )
-        self.turn = Turn(self._broker, store, self._run_commit, self.fatal)
+        self.alarms = Alarms(self, settings, store)
+        self.backups = Backups(self)
+        self.turn = Turn(self._broker, store, self._run_commit, self.fatal, self.alarms.disk_full)
         self.in_turn = False
         self.turn_count = 0
         self.measures = Measures()
@@ -137,22 +127,27 @@ class Server:
         self._received_overloaded = self.received[:TURN_BYTES_OVERLOADED_MAX]
         self.after_turn: list[Connection] = []
         """Connections that have sent their share of this turn and are read on in the next."""
+        self.slow: deque[Connection] = deque()
+        """Those whose share is much work: so many a turn (see Connection)."""
         self.after_commit: dict[Connection, None] = {}
         """Those that are read on when less waits for the disk."""
         self._connections: set[Connection] = set()
         self.codec = Amqp091Codec(self._container)
         self.node = ServerNode(self, f"pabal@{socket.gethostname()}")
         self.http: HttpListener | None = None
+        self.metrics: HttpListener | None = None
         self._commit_thread = CommitThread()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ms = 0
         self._overloaded = False
         self._ticked_ms = self.now_ms
-        self._shortages: dict[str, str] = {}
         self._stopped = asyncio.Event()
 
     def _prepare(self, settings: Settings) -> None:
         """Makes what the settings name, and the default user when there would be none."""
+        compatibility = COMPATIBILITIES[settings.compat]
+        self._broker.counts_releases = compatibility.counts_releases
+        self._broker.transient_queues = compatibility.transient_queues
         check_vhosts(self._broker, settings)
         self._log_changes(provision(self._broker, settings))
         if not self._broker.accounts.users:
@@ -171,11 +166,12 @@ class Server:
         keep_freed_memory()
         if not compiled():
             self.log.info("plain Python, about half as fast as compiled: there was no C compiler at install")
-        self._check_resources()
+        self.alarms.check()
         await self._listen()
-        self.http = open_http(self)
-        if self.http is not None:
-            self.http.start()
+        self.http, self.metrics = open_http(self), open_metrics(self)
+        for listener in (self.http, self.metrics):
+            if listener is not None:
+                listener.start()
         self._loop.call_later(1.0, self._tick_connections)
         self._loop.call_later(SAMPLE_MS / 1000, self._sample)
         if self._supervisor.watchdog_seconds:
@@ -198,7 +194,7 @@ class Server:
     def _make_tls_connection(self) -> TlsConnection:
         assert self.certificates is not None
         inner = Connection(self, self._make_session)
-        return TlsConnection(self.certificates.context, inner, self.received, self.share, self._log_of_peer)
+        return TlsConnection(self.certificates.context, inner, self.received, self._log_of_peer)
 
     def _log_of_peer(self, peer: str, event: str) -> None:
         self.log.info("%s %s", peer, printable(event), extra={"event": printable(event), "connection": peer})
@@ -280,25 +276,26 @@ class Server:
         """Stops accepting, commits, closes the clients as their protocol says."""
         self.listeners.close()
         self.node.taps.end("the broker stops")
-        if self.http is not None:
-            await self.http.stop()
+        for listener in (self.http, self.metrics):
+            if listener is not None:
+                await listener.stop()
         if self.failure is None:
             self.begin_turn()
             for connection in list(self._connections):
                 connection.session.shut_down("broker forced connection closure with reason 'shutdown'")
                 connection.after_input()
             deadline = self._loop.time() + SHUTDOWN_SECONDS_MAX
-            while (self._connections or self.in_turn or self.turn.committing) and not self.failure:
+            while (self._connections or self.in_turn or self.turn.disk_busy) and not self.failure:
                 if self._loop.time() > deadline:
                     break
                 await asyncio.sleep(0.01)
         for connection in list(self._connections):
             connection.abort()
-        while (self._connections or self.turn.committing) and self.failure is None:
+        while (self._connections or self.turn.disk_busy) and self.failure is None:
             await asyncio.sleep(0.01)
         self.turn.failed = True  # a turn that is still to end comes too late
-        if self.failure is None and self._store.begin():
-            self._store.finish()
+        if self.failure is None:
+            self.alarms.commit_last(self._store)
         self._verifier.stop()
         self._token_verifier.stop()
         self._commit_thread.stop()
@@ -306,6 +303,14 @@ class Server:
             self._store.close()
 
     # --- For the HTTP API -----------------------------------------------------------------------------------
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
+
+    @property
+    def store(self) -> Store:
+        return self._store
 
     @property
     def broker(self) -> Broker:
@@ -359,10 +364,14 @@ class Server:
         waiting, self.after_turn = self.after_turn, []
         for connection in waiting:
             connection.after_input()
+        if self.slow:
+            for _ in range(min(len(self.slow), SLOW_CONNECTIONS_A_TURN)):
+                self.slow.popleft().after_input()
+            self._loop.call_soon(self.begin_turn)  # for the next of them, whether these have sent more or not
         self._set_timer()
         self.measures.turns.add(time.monotonic() - self._begun_s)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _fatal_errors(self) -> Iterator[None]:
         """An error of ours between connections leaves queues in doubt. What is on disk is not: stop."""
         try:
@@ -401,10 +410,8 @@ class Server:
             done(error)
         if self._overloaded and not self._broker.overloaded:
             self._overloaded = False
-            # Who could send least goes first: there may be more of them than there is room for.
-            waiting, self.after_commit = self.after_commit, {}
-            for connection in sorted(waiting, key=Connection.last_bytes):
-                connection.after_input()
+            self.read_on()
+        self.alarms.committed(self._store.in_need)
         self._set_timer()
 
     # --- Time -----------------------------------------------------------------------------------------------
@@ -448,19 +455,16 @@ class Server:
         self._loop.call_later(SAMPLE_MS / 1000, self._sample)
         self._broker.sample(self._clock_ms())
 
-    def _check_resources(self) -> None:
-        """Whether there is disk space and memory for more messages: tells the connections when that changes."""
-        self._loop.call_later(RESOURCES_CHECK_SECONDS, self._check_resources)
-        before, self._shortages = self._shortages, shortages(self.settings)
-        for name in self._shortages.keys() - before.keys():
-            self.log.warning("low on %s: publishers are blocked (%s)", name, self._shortages[name])
-        for name in before.keys() - self._shortages.keys():
-            self.log.warning("no longer low on %s", name)
-        if before.keys() != self._shortages.keys():
-            self.begin_turn()
-            self._broker.alarms = tuple(self._shortages)
-            for connection in list(self._connections):
-                connection.heed_alarms()
+    def heed_alarms(self) -> None:
+        for connection in list(self._connections):
+            connection.heed_alarms()
+
+    def read_on(self) -> None:
+        """Those that waited for a commit. Who could send least goes first: there may be more of them than there is
+        room for."""
+        waiting, self.after_commit = self.after_commit, {}
+        for connection in sorted(waiting, key=Connection.last_bytes):
+            connection.after_input()
 
     # --- Connections ----------------------------------------------------------------------------------------
 

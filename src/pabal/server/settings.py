@@ -52,6 +52,10 @@ class Settings:
     """Serve the HTTP API."""
     http_port: int = DEFAULT_PORT
     """Port of the HTTP API; 0 for any free one, DEFAULT_PORT for 15672 (or any free one when `port` is 0)."""
+    metrics: bool = True
+    """Serve metrics without a password, on a port of their own. The HTTP API serves them with one."""
+    metrics_port: int = DEFAULT_PORT
+    """Port of the metrics; 0 for any free one, DEFAULT_PORT for 15692 (or any free one when `port` is 0)."""
     http_origins: tuple[str, ...] = ()
     """Origins whose pages may call the HTTP API from a browser (CORS)."""
     log_level: str = "info"
@@ -71,7 +75,9 @@ class Settings:
     disk_free_bytes_min: int = limits.DISK_FREE_BYTES_MIN
     """With less than this free, publishers are blocked; 0: never."""
     memory_bytes_max: int = 0
-    """With more than this used, publishers are blocked; 0: never."""
+    """With more than this used, publishers are blocked; 0: `memory_percent_max` says how much."""
+    memory_percent_max: int = 40
+    """Of the memory that the machine, or the container, has; 0: no limit. Nothing when there is memory_bytes_max."""
     compat: str = "rabbitmq-3.12"
     """The release of RabbitMQ to stand for: one of model.compatibility.COMPATIBILITIES."""
     default_user: str = "guest"
@@ -98,6 +104,7 @@ _RANGES = {
     "https_port": (0, 65_535),
     "connections_per_second_max": (0, 1_000_000),
     "http_port": (DEFAULT_PORT, 65_535),
+    "metrics_port": (DEFAULT_PORT, 65_535),
     "frame_bytes_max": (limits.FRAME_BYTES_MIN, 64 * 1024 * 1024),
     "channel_max": (1, 65_535),
     "heartbeat_seconds": (0, 65_535),
@@ -105,6 +112,7 @@ _RANGES = {
     "connections_max": (1, 1_000_000),
     "disk_free_bytes_min": (0, 2**63 - 1),
     "memory_bytes_max": (0, 2**63 - 1),
+    "memory_percent_max": (0, 100),
 }
 _CHOICES = {
     "log_format": ("text", "json"),

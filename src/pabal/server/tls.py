@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ssl
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any, Final
 
+from pabal.broker.clients import Encryption
 from pabal.server.settings import Settings, SettingsError
 
 VERIFY: Final = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
@@ -35,17 +38,19 @@ _ATTRIBUTES: Final = {
 
 
 class Certificates:
-    """What the settings say of TLS. `context` is for connections from now on; those that there are keep theirs."""
+    """What the settings say of TLS. `context` is for connections from now on; those that there are keep theirs.
+    `https_context`: the same for HTTP, where nobody is asked for a certificate."""
 
     def __init__(self, settings: Settings) -> None:
         """SettingsError when a file cannot be used."""
-        self.context = _load(settings)
-        self.login_from = settings.tls_login_from
+        self.renew(settings)
 
     def renew(self, settings: Settings) -> None:
         """Reads the files again. SettingsError when one cannot be used: then all stays as it was."""
-        self.context = _load(settings)
-        self.login_from = settings.tls_login_from
+        context, https_context = _load(settings), _load(replace(settings, tls_verify="none"))
+        self.context: ssl.SSLContext = context
+        self.https_context: ssl.SSLContext = https_context
+        self.login_from: str = settings.tls_login_from
 
 
 def _load(settings: Settings) -> ssl.SSLContext:
@@ -84,6 +89,23 @@ def ssl_reason(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the certificate was not accepted: {error.verify_message}"
     return str(error.reason or error.strerror or error).replace("_", " ").lower()
+
+
+def encryption(connection: ssl.SSLObject) -> Encryption:
+    """What others may see of a connection's encryption, once its handshake is done."""
+    certificate: dict[str, Any] = connection.getpeercert() or {}
+    cipher = connection.cipher()
+    return Encryption(
+        connection.version() or "",
+        cipher[0] if cipher else "",
+        distinguished_name(certificate.get("subject", ())),
+        distinguished_name(certificate.get("issuer", ())),
+        " - ".join(_time(certificate[end]) for end in ("notBefore", "notAfter")) if certificate else "",
+    )
+
+
+def _time(text: str) -> str:
+    return datetime.fromtimestamp(ssl.cert_time_to_seconds(text), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def certificate_name(connection: ssl.SSLObject, login_from: str) -> str:

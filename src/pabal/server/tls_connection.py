@@ -28,6 +28,7 @@ class Inner(Protocol):
     @property
     def opening(self) -> bool: ...
     def connection_made(self, transport: asyncio.BaseTransport) -> None: ...
+    def get_buffer(self, sizehint: int) -> memoryview: ...
     def buffer_updated(self, nbytes: int) -> None: ...
     def connection_lost(self, exc: Exception | None) -> None: ...
     def pause_writing(self) -> None: ...
@@ -37,8 +38,7 @@ class Inner(Protocol):
 
 class TlsConnection(asyncio.BufferedProtocol, asyncio.Transport):
     """To the socket's transport a protocol, to the protocol inside a transport. `received`: where all connections
-    receive, cipher and plain text; `share`: as much of its beginning as there may be now. `log`: called with the
-    peer and what happened."""
+    receive, cipher and plain text. `log`: called with the peer and what happened."""
 
     __slots__ = (
         "_answered_bytes",
@@ -52,7 +52,6 @@ class TlsConnection(asyncio.BufferedProtocol, asyncio.Transport):
         "_paused",
         "_peer",
         "_received",
-        "_share",
         "_ssl",
         "_transport",
     )
@@ -62,7 +61,6 @@ class TlsConnection(asyncio.BufferedProtocol, asyncio.Transport):
         context: ssl.SSLContext,
         inner: Inner,
         received: memoryview,
-        share: Callable[[], memoryview],
         log: Callable[[str, str], None],
     ) -> None:
         super().__init__()
@@ -71,7 +69,6 @@ class TlsConnection(asyncio.BufferedProtocol, asyncio.Transport):
         self._ssl = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._inner = inner
         self._received = received
-        self._share = share
         self._log = log
         self._transport: asyncio.Transport
         self._deadline: asyncio.TimerHandle
@@ -104,7 +101,7 @@ class TlsConnection(asyncio.BufferedProtocol, asyncio.Transport):
         self._deadline = asyncio.get_running_loop().call_later(HANDSHAKE_SECONDS_MAX, self._refuse, late)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._share()
+        return self._inner.get_buffer(sizehint)
 
     def buffer_updated(self, nbytes: int) -> None:
         self._incoming.write(self._received[:nbytes])
@@ -155,7 +152,7 @@ class TlsConnection(asyncio.BufferedProtocol, asyncio.Transport):
     def _hand_in(self) -> None:
         """Gives what was received to the protocol inside, as much at once as there is room for."""
         while not self._paused and not self._closing:
-            buffer = self._share()
+            buffer = self._inner.get_buffer(-1)
             filled = 0
             ended = False
             failure: ssl.SSLError | None = None

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from pabal.broker.broker import Broker, Waiter
-from pabal.model.errors import StoreError
+from pabal.model.errors import DiskFull, StoreError
 from pabal.model.limits import SETTLEMENTS_WAIT_MS
 from pabal.store.interface import Store
 
@@ -26,6 +26,8 @@ class Writer(Protocol):
 class Turn:
     """`run_commit(finish, done)` calls `finish` where it may block, and then, back on this thread, `done` with
     the StoreError that it raised or None. `fatal` is told of a failed commit: nothing may be confirmed any more.
+    `full` is told when there was no room for one: it is to call `retry` at some later time. Until then turns go on,
+    `waits_for_room`, and nobody is told that anything is durable.
     """
 
     def __init__(
@@ -34,11 +36,13 @@ class Turn:
         store: Store,
         run_commit: Callable[[Callable[[], None], Callable[[StoreError | None], None]], None],
         fatal: Callable[[StoreError], None],
+        full: Callable[[DiskFull], None] | None = None,
     ) -> None:
         self._broker = broker
         self._store = store
         self._run_commit = run_commit
         self._fatal = fatal
+        self._full = full
         self._writers: list[Writer] = []
         self._waiters: dict[Waiter, int] = {}
         self.committing = False
@@ -46,6 +50,12 @@ class Turn:
         self._begun_ms = 0
         self.postponed_ms = 0
         """What there is to commit waits until then for the end of another turn; 0: nothing waits."""
+        self.waits_for_room = False
+
+    @property
+    def disk_busy(self) -> bool:
+        """A commit is with the disk, and not waiting for room on it."""
+        return self.committing and not self.waits_for_room
 
     def writes(self, writer: Writer) -> None:
         """This connection has output."""
@@ -103,6 +113,10 @@ class Turn:
             self._release()
 
     def _committed(self, error: StoreError | None) -> None:
+        if error is not None and isinstance(error, DiskFull) and self._full is not None:
+            self.waits_for_room = True
+            self._full(error)
+            return
         self.committing = False
         if error is not None:
             self._fail(error)
@@ -113,6 +127,21 @@ class Turn:
         except StoreError as failure:
             self._fail(failure)
         self.end()
+
+    def retry(self) -> None:
+        """Tries the commit again for which there was no room, and with it all that has been decided since: what
+        consumers have settled meanwhile need not be written any more. Those who waited for either wait for both."""
+        if self.failed or not self.waits_for_room:
+            return
+        self.waits_for_room = False
+        try:
+            self._store.again()
+        except StoreError as error:
+            self._fail(error)
+            return
+        self._waiters.update(self._broker.waiters)
+        self._broker.waiters = {}
+        self._run_commit(self._store.finish, self._committed)
 
     def _release(self) -> None:
         """What they wait for is durable."""

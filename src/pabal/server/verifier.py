@@ -7,18 +7,27 @@ tries a thousand passwords waits for himself, and whoever else logs in waits for
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict, deque
+import time
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from threading import Condition, Thread
 from typing import NamedTuple
 
 from pabal.broker.access import Answer, Refused
-from pabal.model.limits import LOGINS_OF_ONE_WAITING_MAX, LOGINS_WAITING_MAX
+from pabal.model.limits import (
+    HANDSHAKE_SECONDS_MAX,
+    LOGINS_OF_ADDRESS_WAITING_MAX,
+    LOGINS_OF_ONE_WAITING_MAX,
+    LOGINS_WAITING_MAX,
+)
 
 
 class Job(NamedTuple):
+    """`begun_s`: when it was put into the queue, on the monotonic clock."""
+
     check: Callable[[], Answer]
     done: Callable[[Answer], None]
+    begun_s: float
 
 
 class FairQueue:
@@ -26,6 +35,7 @@ class FairQueue:
 
     def __init__(self) -> None:
         self._peers: OrderedDict[str, OrderedDict[str, deque[Job]]] = OrderedDict()
+        self._counts: Counter[str] = Counter()
         self._count = 0
 
     def __len__(self) -> int:
@@ -35,11 +45,14 @@ class FairQueue:
         """False: as many wait already as may, of these or of all."""
         names = self._peers.get(peer)
         jobs = names.get(name) if names else None
-        if self._count >= LOGINS_WAITING_MAX or (jobs and len(jobs) >= LOGINS_OF_ONE_WAITING_MAX):
+        if self._count >= LOGINS_WAITING_MAX or self._counts[peer] >= LOGINS_OF_ADDRESS_WAITING_MAX:
+            return False
+        if jobs and len(jobs) >= LOGINS_OF_ONE_WAITING_MAX:
             return False
         if names is None:
             names = self._peers[peer] = OrderedDict()
         names.setdefault(name, deque()).append(job)
+        self._counts[peer] += 1
         self._count += 1
         return True
 
@@ -52,6 +65,9 @@ class FairQueue:
             names[name] = jobs
         if names:
             self._peers[peer] = names
+            self._counts[peer] -= 1
+        else:
+            del self._counts[peer]
         self._count -= 1
         return job
 
@@ -72,7 +88,7 @@ class VerifierThread:
             self._thread = Thread(target=self._work, name=self._name, daemon=True)
             self._thread.start()
         with self._changed:
-            taken = self._queue.put(peer, name, Job(check, done))
+            taken = self._queue.put(peer, name, Job(check, done, time.monotonic()))
             self._changed.notify()
         return taken
 
@@ -90,7 +106,7 @@ class VerifierThread:
                 if self._stopped:
                     return
                 job = self._queue.take()
-            answer = _answer(job.check)
+            answer = _answer(job)
             with self._changed:
                 if not self._stopped:
                     self._answer_in_a_turn(job.done, answer)
@@ -99,10 +115,12 @@ class VerifierThread:
         self._call(lambda: done(answer))
 
 
-def _answer(check: Callable[[], Answer]) -> Answer:
+def _answer(job: Job) -> Answer:
     """An error of ours, or a password hash that cannot be used, is no reason to let somebody in, or to stop."""
+    if time.monotonic() - job.begun_s > HANDSHAKE_SECONDS_MAX:
+        return Refused("waited too long: nobody is there for it any more")
     try:
-        return check()
+        return job.check()
     except Exception as error:
         logging.getLogger("pabal").error("somebody could not be authenticated", exc_info=error)
         return Refused(f"the check failed: {error!r}")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pabal.model.limits import COMPACTION_FREE_BYTES_MIN
 from pabal.model.message import Container
+from pabal.store.files import SPOOL_FILE
 from pabal.store.lmdb_store import LmdbStore
 from pabal.store.logged_store import LoggedStore
+from pabal.store.reserve import Reserve
 from pabal.store.write_ahead_log import LOG_FILE, WriteAheadLog
 
 
@@ -18,6 +21,8 @@ def open_durable_store(
     """`directory` is made when missing. StoreError when it cannot be used, saying why. `note` is told what the log
     should say of it."""
     base = LmdbStore(directory, containers)
+    with contextlib.suppress(OSError):
+        (directory / SPOOL_FILE).unlink(missing_ok=True)
     try:
         before = base.size()
         if base.compact():
@@ -29,7 +34,7 @@ def open_durable_store(
     except BaseException:
         base.close()
         raise
-    return LoggedStore(base, log)
+    return LoggedStore(base, log, reserve=Reserve(directory))
 
 
 def _mib(count: int) -> str:

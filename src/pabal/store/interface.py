@@ -35,11 +35,16 @@ class Store(Protocol):
 
     - `begin()` takes what was gathered and applies it; False when there was nothing.
     - `finish()` makes it durable. It may block and may run in another thread. StoreError: nothing of the
-      commit is durable, and the store must not be used any more.
+      commit is durable, and the store must not be used any more. But DiskFull: nothing of it is durable, and it is to
+      be tried again, by `again()` and `finish()`, until there is room.
     - `done()` after it, on the thread of `begin()`: tells the queues.
     """
 
     journal: Journal
+
+    @property
+    def in_need(self) -> bool:
+        """There is too little room left for more messages than there are: publishers are to be stopped."""
 
     def load(self) -> Loaded:
         """Definitions and the states of queues. Once, before anything else."""
@@ -56,6 +61,12 @@ class Store(Protocol):
     def begin(self) -> bool: ...
 
     def finish(self) -> None: ...
+
+    def again(self) -> None:
+        """On the thread of `begin()`: the commit is made once more, and takes what was gathered since with it."""
+
+    def relieved(self) -> bool:
+        """Whether it is not, or no longer, in need: it tries to put something by again. To be asked now and then."""
 
     def done(self) -> None: ...
 

@@ -13,10 +13,10 @@ refer to it; `references` content id → how many these are, if more than one; `
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections import Counter
 from collections.abc import Mapping
+from errno import EIO, ENOSPC
 from itertools import islice
 from pathlib import Path
 from struct import Struct
@@ -25,11 +25,10 @@ from typing import Any, Final
 import lmdb
 
 from pabal.model.definitions import decode_definition, durable_ids
-from pabal.model.errors import StoreError
-from pabal.model.limits import DROPS_PER_COMMIT_MAX, MAP_BYTES
+from pabal.model.errors import DiskFull, StoreError
+from pabal.model.limits import DROPS_PER_COMMIT_MAX, MAP_BYTES, RESERVE_BYTES_MAX
 from pabal.model.message import Container, Message
 from pabal.store.batch import (
-    PLAIN_KEY_BYTES,
     Batch,
     decode_state,
     encode_state,
@@ -40,16 +39,16 @@ from pabal.store.batch import (
 )
 from pabal.store.check import readable
 from pabal.store.compaction import is_due, remove_unfinished, replace_by_copy, write_copy
-from pabal.store.files import FILE_MODE
+from pabal.store.files import FILE_MODE, has_room, lock_directory, reason, write_error
 from pabal.store.interface import Loaded, Size
 from pabal.store.journal import Journal, QueueLog
 from pabal.store.record import RecordReader, referred_content
 from pabal.store.residency import FAULT_BYTES, Residency
+from pabal.store.rows import read_in_a_row
 
 FORMAT_VERSION: Final = 2
 _FORMAT_WITHOUT_LOG: Final = 1
 DATA_FILE: Final = "pabal.mdb"
-LOCK_FILE: Final = "pabal.lock"
 _META_PAGES: Final = 2
 _READ_FIRST: Final = 1
 _READ_MOST: Final = 256
@@ -75,10 +74,13 @@ class LmdbStore:
         """There is a log beside the data file; not so when the file is new, or from before there were logs."""
         self._reader = RecordReader(containers, self._content_of)
         self._reading: Any = None
-        self._lock = _lock_directory(directory)
+        self._lock = lock_directory(directory)
         self._transaction: Any = None
         self._written = 0  # records put and deleted by the commit that is made
         self._logs: list[QueueLog] = []
+        self._batches: list[Batch] = []  # what that consists of, for as long as the disk may prove too full for it
+        self._drops_before: list[tuple[int, int, int]] = []
+        self._no_room: DiskFull | None = None  # found before the commit itself
         self._drops: list[tuple[int, int, int]] = []
         self._residency = Residency(directory / DATA_FILE)
         self._env: Any = None
@@ -152,7 +154,7 @@ class LmdbStore:
             if not version:
                 self._put_format(_FORMAT_WITHOUT_LOG)
         except (lmdb.Error, OSError) as error:
-            raise StoreError(f"{path} cannot be opened: {_reason(error)}") from None
+            raise StoreError(f"{path} cannot be opened: {reason(error)}") from None
 
     def _check_length(self, path: Path) -> None:
         """A file that lost its end: a read beyond it would kill the process. LMDB may leave a file a page or two
@@ -221,7 +223,7 @@ class LmdbStore:
                 if contents.last():
                     self.journal.next_content_id = _CONTENT.unpack(contents.key())[0] + 1
         except Exception as error:  # whatever a damaged file makes a decoder say
-            raise StoreError(f"{self.directory / DATA_FILE} is damaged: {_reason(error)}") from None
+            raise StoreError(f"{self.directory / DATA_FILE} is damaged: {reason(error)}") from None
         durable = durable_ids(loaded.definitions)
         used = {*durable, *map(owner_id, loaded.queues), *(owner_id(drop[0]) for drop in self._drops)}
         loaded.next_queue_id = max(used, default=0) + 1
@@ -244,7 +246,7 @@ class LmdbStore:
                 while len(found) < most and (size < most_bytes or not found):
                     if not cursor.set_range(message_key(queue_id, start)):
                         break
-                    if in_a_row and (records := _read_in_a_row(cursor, count, end)):
+                    if in_a_row and (records := read_in_a_row(cursor, count, end)):
                         start = int.from_bytes(bytes(cursor.key())[8:], "big") + 1
                         messages = self._reader.decode_run(list(range(start - count, start)), records)
                         found += messages
@@ -268,7 +270,7 @@ class LmdbStore:
                 self._residency.touched(size)
                 return found
         except lmdb.Error as error:
-            raise StoreError(f"{self.directory / DATA_FILE} cannot be read: {_reason(error)}") from None
+            raise StoreError(f"{self.directory / DATA_FILE} cannot be read: {reason(error)}") from None
 
     def _decode(self, some: list[tuple[bytes, bytes]], queue_id: int) -> list[Message]:
         """The messages of these records, but for those in ranges that are being removed."""
@@ -293,41 +295,74 @@ class LmdbStore:
     # --- Writing --------------------------------------------------------------------------------------------
 
     @property
+    def in_need(self) -> bool:
+        """See Store: this one does not look."""
+        return False
+
+    @property
     def busy(self) -> bool:
         """See Checkpoints: ranges are being removed."""
         return bool(self._drops)
 
     def recover(self, batches: list[Batch]) -> None:
         """See Checkpoints."""
+        self._drops = []  # of an attempt for which there was no room
         self._apply(batches)
         self.finish()
 
     def begin(self) -> bool:
         if self.journal.empty and not self.journal.unstored and not self._drops:
             return False
-        batch, self._logs = self.journal.take()
-        self._apply([batch])
-        in_rows = sum([last - first + 1 for _, first, last in batch.rows])
-        self._written = len(batch.puts) + len(batch.deletes) + in_rows
+        self._begin()
         return True
+
+    def checkpoint(self) -> None:
+        """See Checkpoints."""
+        self._begin()
+
+    def again(self) -> None:
+        """See Store. LMDB forgot all of the failed commit, whose pages nothing refers to: it is made anew."""
+        self._drops = self._drops_before
+        self._begin()
+
+    def _begin(self) -> None:
+        batch, logs = self.journal.take()
+        self._logs = list(dict.fromkeys([*self._logs, *logs]))
+        self._batches.append(batch)
+        self._written += len(batch.puts) + len(batch.deletes)
+        self._written += sum([last - first + 1 for _, first, last in batch.rows])
+        try:
+            self._apply(self._batches)
+        except DiskFull as error:
+            self._no_room = error
 
     def finish(self) -> None:
         """See Store."""
+        no_room, self._no_room = self._no_room, None
+        if no_room is not None:
+            raise no_room
         try:
             self._transaction.commit()
         except lmdb.Error as error:
-            raise StoreError(f"commit to {self.directory / DATA_FILE} failed: {_reason(error)}") from None
+            raise self._write_error("commit", error) from None
         finally:
             self._transaction = None
+        self.epoch += 1
+
+    def relieved(self) -> bool:
+        """See Store: this one puts nothing by."""
+        return True
 
     def done(self) -> None:
         self.journal.committing = False
+        self._batches = []
         self._residency.touched(256 * self._written)
         for log in self._logs:
             log.durable_position = log.taken_position
             if log.on_durable is not None:
                 log.on_durable()
         self._logs = []
+        self._written = 0
 
     def close(self) -> None:
         if self._transaction is not None:
@@ -338,8 +373,7 @@ class LmdbStore:
     def _apply(self, batches: list[Batch]) -> None:
         """Writes batches into a transaction, in more address space when there is not enough for it. Grows ahead,
         since the commit itself needs pages too and must not remap the file from another thread."""
-        drops = list(self._drops)
-        self.epoch += 1
+        drops = self._drops_before = list(self._drops)
         while True:
             used = self._env.info()["last_pgno"] * self._page_bytes
             if used + max(self._map_bytes // 8, _SPARE_BYTES) > self._map_bytes:
@@ -350,7 +384,7 @@ class LmdbStore:
                     self._write(self._transaction, batch)
                 if self._drops:
                     self._remove_some(self._transaction)
-                self._transaction.put(b"epoch", str(self.epoch).encode(), db=self._meta)
+                self._transaction.put(b"epoch", str(self.epoch + 1).encode(), db=self._meta)
                 return
             except lmdb.MapFullError:
                 self._transaction.abort()
@@ -359,7 +393,16 @@ class LmdbStore:
             except lmdb.Error as error:
                 self._transaction.abort()
                 self._transaction = None
-                raise StoreError(f"write to {self.directory / DATA_FILE} failed: {_reason(error)}") from None
+                self._drops = list(drops)
+                raise self._write_error("write", error) from None
+
+    def _write_error(self, what: str, error: Exception) -> StoreError:
+        """LMDB calls a write that was cut short an I/O error, and a disk that becomes full cuts one short. Should it
+        be a real one, no harm is done either: what is tried again writes each of its pages anew."""
+        text = f"{what} to {self.directory / DATA_FILE} failed: {reason(error)}"
+        if str(error).endswith(os.strerror(EIO)) and not has_room(self.directory, RESERVE_BYTES_MAX):
+            return DiskFull(f"{text} ({os.strerror(ENOSPC)})")
+        return write_error(text, error)
 
     def _write(self, transaction: Any, batch: Batch) -> None:
         released = self._released(transaction, batch) if batch.released is None else batch.released
@@ -450,42 +493,5 @@ class LmdbStore:
         except lmdb.Error as error:
             raise StoreError(
                 f"{self.directory / DATA_FILE} is full at {self._map_bytes // 2} bytes and the system gives no "
-                f"more address space: {_reason(error)}"
+                f"more address space: {reason(error)}"
             ) from None
-
-
-def _read_in_a_row(cursor: Any, count: int, end: bytes) -> list[bytes]:
-    """The `count` records from the cursor's on, if they are below `end` and their positions follow one another: then
-    no key has to be read but the first and the last, where the cursor is left. Else nothing."""
-    first = bytes(cursor.key())
-    records: list[bytes] = list(islice(cursor.iternext(keys=False), count))
-    last = bytes(cursor.key())
-    if len(records) < count or last >= end or len(last) != PLAIN_KEY_BYTES or len(first) != PLAIN_KEY_BYTES:
-        return []
-    return records if int.from_bytes(last, "big") - int.from_bytes(first, "big") == count - 1 else []
-
-
-def _lock_directory(directory: Path) -> Any:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        file = open(directory / LOCK_FILE, "a+")  # noqa: SIM115 - held open for as long as the lock is
-    except OSError as error:
-        raise StoreError(f"the data directory {directory} cannot be used: {error.strerror}") from None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.seek(0)
-        owner = file.read().strip() or "unknown"
-        file.close()
-        raise StoreError(
-            f"the data directory {directory} is in use by another Pabal (process {owner}); stop that one, or "
-            f"give this one its own with --data"
-        ) from None
-    file.truncate(0)
-    file.write(f"{os.getpid()}\n")
-    file.flush()
-    return file
-
-
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__

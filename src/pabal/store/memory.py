@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 
 from pabal.model.definitions import decode_definition, durable_ids
+from pabal.model.errors import DiskFull
 from pabal.model.message import Container, Message
 from pabal.store.batch import Batch, QueueState, owner_id, unpack_key
 from pabal.store.interface import Loaded, Size
@@ -29,6 +30,13 @@ class Disk:
         """The log: epoch and payload of each entry."""
         self.contents: dict[int, bytes] = {}
         self.references: dict[int, int] = {}
+        self.full = False
+        """Nothing can be written."""
+
+    def check_room(self) -> None:
+        """DiskFull when there is none."""
+        if self.full:
+            raise DiskFull("planned: no space left")
 
     def apply(self, batch: Batch) -> None:
         self.epoch += 1
@@ -102,8 +110,12 @@ class MemoryStore:
         self.journal = Journal()
         self.disk = disk or Disk()
         self._reader = RecordReader(containers, self.disk.contents.get)
-        self._batch: Batch | None = None
+        self._batches: list[Batch] = []
         self._logs: list[QueueLog] = []
+
+    @property
+    def in_need(self) -> bool:
+        return self.disk.full
 
     @property
     def epoch(self) -> int:
@@ -154,16 +166,30 @@ class MemoryStore:
     def begin(self) -> bool:
         if self.journal.empty and not self.journal.unstored:
             return False
-        self._batch, self._logs = self.journal.take()
+        self.again()
         return True
 
+    def checkpoint(self) -> None:
+        """See Checkpoints."""
+        self.again()
+
+    def again(self) -> None:
+        batch, logs = self.journal.take()
+        self._batches.append(batch)
+        self._logs = list(dict.fromkeys([*self._logs, *logs]))
+
     def finish(self) -> None:
-        assert self._batch is not None
-        self.disk.apply(self._batch)
+        assert self._batches
+        self.disk.check_room()
+        for batch in self._batches:
+            self.disk.apply(batch)
+
+    def relieved(self) -> bool:
+        return not self.disk.full
 
     def done(self) -> None:
         self.journal.committing = False
-        self._batch = None
+        self._batches = []
         for log in self._logs:
             log.durable_position = log.taken_position
             if log.on_durable is not None:
@@ -171,7 +197,7 @@ class MemoryStore:
         self._logs = []
 
     def close(self) -> None:
-        self._batch = None
+        self._batches = []
 
 
 class MemoryLog:
@@ -194,6 +220,7 @@ class MemoryLog:
         return b"".join(chunks)
 
     def append(self, entry: bytes) -> None:
+        self._disk.check_room()
         self._disk.entries.append((self._epoch, entry))
         self.used_bytes += len(entry)
 

@@ -19,7 +19,9 @@ from typing import Final
 from zlib import crc32
 
 from pabal.model.errors import StoreError
-from pabal.store.files import FILE_MODE, sync_directory
+from pabal.model.limits import ENTRY_BYTES_MAX, LOG_BYTES_MAX
+from pabal.store.files import FILE_MODE, has_no_room, sync_directory, write_error
+from pabal.store.reserve import reserve_blocks
 
 LOG_FILE: Final = "pabal.log"
 _MAGIC: Final = b"PBLE"
@@ -28,6 +30,7 @@ _EPOCH: Final = Struct(">Q")
 _CHECKED: Final = Struct(">QII")
 _DURABLE: Final = getattr(os, "O_DSYNC", os.O_SYNC)
 _GROWTH_BYTES: Final = 1024 * 1024
+_USUAL_BYTES_MAX: Final = LOG_BYTES_MAX + ENTRY_BYTES_MAX + _GROWTH_BYTES
 _ZEROS: Final = bytes(_GROWTH_BYTES)
 
 
@@ -35,7 +38,7 @@ class WriteAheadLog:
     """`path`: made when `new`, else it must be there; StoreError when it is not. `used_bytes`: what the entries since
     the last checkpoint take."""
 
-    def __init__(self, path: Path, new: bool) -> None:
+    def __init__(self, path: Path, new: bool, read_only: bool = False) -> None:
         self.used_bytes = 0
         self._path = path
         self._epoch = 0
@@ -46,8 +49,11 @@ class WriteAheadLog:
                 f"without it, and without that, make an empty file of that name"
             )
         try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | _DURABLE, FILE_MODE)
+            access = os.O_RDONLY if read_only else os.O_RDWR | os.O_CREAT
+            self._file = os.open(path, access | os.O_CLOEXEC | _DURABLE, FILE_MODE)
             self._size_bytes = os.fstat(self._file).st_size
+            if not read_only:
+                reserve_blocks(self._file, _USUAL_BYTES_MAX)
             if new:
                 sync_directory(path.parent)
         except OSError as error:
@@ -76,6 +82,9 @@ class WriteAheadLog:
         """The data file has it all, and this epoch now: entries begin anew."""
         self._epoch = epoch
         self._number = self.used_bytes = 0
+        if self._size_bytes > 2 * _USUAL_BYTES_MAX:  # it grew while a backup was made
+            os.ftruncate(self._file, _USUAL_BYTES_MAX)
+            self._size_bytes = _USUAL_BYTES_MAX
 
     def encode(self, chunks: list[bytes]) -> bytes:
         """An entry to be appended next."""
@@ -86,7 +95,8 @@ class WriteAheadLog:
         return _HEAD.pack(_MAGIC, self._epoch, number, len(payload), check) + payload
 
     def append(self, entry: bytes) -> None:
-        """Writes an entry and waits for the disk; may run on another thread. StoreError: it is not durable."""
+        """Writes an entry and waits for the disk; may run on another thread. StoreError: it is not durable.
+        DiskFull: the same, and a part of it may have been written, which counts for nothing."""
         at = self.used_bytes
         end = at + len(entry)
         if end > self._size_bytes:
@@ -98,7 +108,9 @@ class WriteAheadLog:
                 at += written
                 left = left[written:]
         except OSError as error:
-            raise StoreError(f"write to {self._path} failed: {error.strerror}") from None
+            # Without room for the zeros alone the entry itself is there, and each write waited for the disk.
+            if at < end or not has_no_room(error):
+                raise write_error(f"write to {self._path} failed: {error.strerror}", error) from None
         self._size_bytes = max(self._size_bytes, at)
         self.used_bytes = end
 

@@ -153,10 +153,10 @@ class Amqp091Session:
         self._scanner.paused = True
 
     def resume(self) -> None:
-        """What was waited for is there, and acted on."""
+        """What was waited for is there, and acted on. The peer is read on once the output is sent: see `unblock`."""
         if self._held:
             self._held = False
-            self._go_on()
+            self.output.congested = True
             self.output.wake()
 
     def heed_alarms(self) -> None:

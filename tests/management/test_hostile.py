@@ -1,0 +1,124 @@
+"""Clients that are slow, greedy or rude: each costs only itself."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from clients.raw_client import RawClient
+from management.http_client import Api
+from pabal.model import limits
+
+SLOW_SECONDS = limits.HTTP_HEADER_SECONDS_MAX + 10
+
+
+@contextlib.contextmanager
+def connected(api: Api) -> Iterator[socket.socket]:
+    with socket.create_connection((api.broker.host, api.port), timeout=SLOW_SECONDS) as client:
+        yield client
+
+
+def answer(client: socket.socket) -> bytes:
+    """All until it is closed."""
+    received = b""
+    with contextlib.suppress(ConnectionResetError):
+        while piece := client.recv(65_536):
+            received += piece
+    return received
+
+
+def test_a_body_that_is_too_large_is_refused(api: Api) -> None:
+    head = f"PUT /api/queues/%2F/x HTTP/1.1\r\nHost: x\r\nAuthorization: {api.headers['authorization']}\r\n"
+    with connected(api) as client:
+        client.sendall(f"{head}Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+        piece = b"100000\r\n" + b"x" * 0x100000 + b"\r\n"
+        with contextlib.suppress(OSError):
+            for _ in range(limits.HTTP_BODY_BYTES_MAX // 0x100000 + 2):
+                client.sendall(piece)
+            client.sendall(b"0\r\n\r\n")
+        assert b"Exceeded HTTP request body size limit" in answer(client)
+    assert api.get("/whoami").status == 200
+
+
+def test_who_may_not_come_in_sends_no_body(api: Api) -> None:
+    """It is answered before its body is read."""
+    with connected(api) as client:
+        client.sendall(b"POST /api/definitions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n")
+        client.settimeout(5)
+        assert client.recv(65_536).startswith(b"HTTP/1.1 401")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"GET /api/whoami HTTP/1.1\r\nHost:",
+        b"GET /api/" + b"x" * limits.HTTP_HEADER_BYTES_MAX + b" HTTP/1.1\r\n",
+        b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 20_000,
+        b"AMQP\x00\x00\x09\x01",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(64),
+        b"GET /\x00 HTTP/1.1\r\nHost: x\r\n\r\n",
+    ],
+    ids=["silent", "half", "long line", "many headers", "amqp", "tls", "nul"],
+)
+def test_what_is_no_request_ends_in_time(api: Api, sent: bytes) -> None:
+    with connected(api) as client:
+        with contextlib.suppress(OSError):
+            client.sendall(sent)
+        began = time.monotonic()
+        received = answer(client)
+        assert time.monotonic() - began < SLOW_SECONDS
+        assert not received or received.startswith(b"HTTP/1.1 4")
+    assert api.get("/whoami").status == 200
+
+
+def test_the_broker_serves_while_many_ask(api: Api) -> None:
+    """Wrong passwords by the hundred, long lists: AMQP goes on."""
+    api.put("/vhosts/many", {})
+    for number in range(200):
+        api.put(f"/queues/many/q{number}", {})
+    intruder = Api(api.broker, "guest", "wrong")
+    with ThreadPoolExecutor(16) as pool:
+        asked = [pool.submit(intruder.get, "/overview") for _ in range(60)]
+        asked += [pool.submit(api.get, "/queues/many") for _ in range(60)]
+        slowest = 0.0
+        while not all(each.done() for each in asked):
+            began = time.monotonic()
+            with RawClient(api.broker.host, api.broker.port) as client:
+                client.start()
+            slowest = max(slowest, time.monotonic() - began)
+        replies = [each.result() for each in asked]
+    assert {reply.status for reply in replies} == {200, 401}
+    assert all(len(reply.value) == 200 for reply in replies if reply.status == 200)
+    assert slowest < 2.0
+    api.delete("/vhosts/many")
+
+
+def test_paths_as_they_must_not_be(api: Api) -> None:
+    for path in ("/%", "/%zz", "/..%2f..%2fetc", "/queues/%00", "/queues/%ff%fe", "/queues/%2F/" + "x" * 300):
+        assert api.get(path).status == 404, path
+    assert api.put("/queues/%2F/" + "x" * 256, {}).status == 400
+    assert api.put("/queues/%2F/%ff", {}).status in (201, 204, 400)
+    assert api.get("/definitions").status == 200
+    api.delete("/queues/%2F/%ff")
+    for bad in ("sort=%00", "sort=a.b.c.d", "columns=,,", "columns=a..b", "page=1&name=(&use_regex=true", "x"):
+        assert api.get(f"/queues?{bad}").status in (200, 400), bad
+    assert api.get("/nodes/x").status == 404
+    assert api.get("/health/checks/port-listener/x").status == 400
+    assert api.get(f"/health/checks/port-listener/{api.broker.port}").value == {
+        "status": "ok",
+        "port": api.broker.port,
+    }
+    assert api.get("/health/checks/protocol-listener/mqtt").status == 503
+    assert api.get("/health/checks/certificate-expiration/1/weeks").value == {"status": "ok"}
+    assert api.get("/health/checks/certificate-expiration/1/lustra").status == 400
+
+
+def test_pages_elsewhere_may_not_ask_by_default(api: Api) -> None:
+    headers = api.call("GET", "/whoami", origin="http://elsewhere.example").headers
+    assert not any(name.startswith("access-control") for name in headers)
