@@ -268,3 +268,10 @@ TAP_BODY_BYTES_MAX: Final = 65_536
 
 TAPS_MAX: Final = 32
 """At once."""
+
+# --- Traces --------------------------------------------------------------------------------------------------
+TRACED_MESSAGES_MAX: Final = 50_000
+"""Of so many it is remembered when they were published, and of so many when they were delivered."""
+
+TRACES_FLUSH_SECONDS_MAX: Final = 3.0
+"""How long the broker's end waits for the last spans to be sent."""

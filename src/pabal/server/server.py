@@ -40,7 +40,7 @@ from pabal.server.http_listener import HttpListener, open_http, open_metrics
 from pabal.server.listeners import Listeners
 from pabal.server.measures import Measures
 from pabal.server.node import ServerNode
-from pabal.server.optional import token_reader
+from pabal.server.optional import open_traces, token_reader
 from pabal.server.provision import GUEST, add_default_user, check_vhosts, provision, restart_needed
 from pabal.server.resources import keep_freed_memory
 from pabal.server.service import Supervisor
@@ -93,6 +93,7 @@ class Server:
         self.now_ms = self._clock_ms()
         self._broker = Broker(store, self.now_ms, lambda: secrets.token_urlsafe(16))
         self._prepare(settings)
+        self._traces = open_traces(self._broker) if settings.tracing else None
         self._loop = asyncio.get_running_loop()
         self._verifier = VerifierThread("passwords", self._call_in_turn)
         self._token_verifier = VerifierThread("tokens", self._call_in_turn)
@@ -299,6 +300,8 @@ class Server:
         self._verifier.stop()
         self._token_verifier.stop()
         self._commit_thread.stop()
+        if self._traces is not None:
+            self._traces.stop()
         if self.failure is None:
             self._store.close()
 
