@@ -27,7 +27,7 @@ class Reply:
 
 
 class Api:
-    """As one user. Paths are without /api; a path of parts is quoted."""
+    """As one user. Paths are without /api but for those of `call_anywhere`; a path of parts is quoted."""
 
     def __init__(self, broker: BrokerProcess, user: str = "guest", password: str = "guest") -> None:
         assert broker.http_port is not None
@@ -48,13 +48,18 @@ class Api:
             time.sleep(0.02)
 
     def call(self, method: str, path: str | tuple[str, ...], body: Any = None, **headers: str) -> Reply:
+        return self.call_anywhere(method, path, "/api", body, **headers)
+
+    def call_anywhere(
+        self, method: str, path: str | tuple[str, ...], prefix: str = "", body: Any = None, **headers: str
+    ) -> Reply:
         if isinstance(path, tuple):
             path = "/" + "/".join(quote(part, safe="") for part in path)
         connection = http.client.HTTPConnection(self.broker.host, self.port, timeout=ANSWER_SECONDS_MAX)
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         try:
-            connection.request(method, f"/api{path}", data, {**self.headers, **named})
+            connection.request(method, f"{prefix}{path}", data, {**self.headers, **named})
             response = connection.getresponse()
             found = {name.lower(): value for name, value in response.getheaders()}
             return Reply(response.status, found, response.read())

@@ -26,9 +26,7 @@ class Watched:
 
     def __init__(self, start_broker: StartBroker) -> None:
         self.http, self.metrics_port = free_port(), free_port()
-        self.broker = start_broker(
-            environment={"PABAL_HTTP_PORT": str(self.http), "PABAL_METRICS_PORT": str(self.metrics_port)}
-        )
+        self.broker = start_broker(http_port=self.http, environment={"PABAL_METRICS_PORT": str(self.metrics_port)})
 
     def get(self, path: str, method: str = "GET", port: int | None = None, login: str = LOGIN) -> bytes:
         headers = {"Authorization": login} if login else {}
