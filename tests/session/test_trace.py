@@ -7,10 +7,11 @@ import struct
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from peer import Peer, World
 from pika import frame
 from pika.spec import Basic, BasicProperties, Channel, Connection, Queue
 
-from pabal.session.amqp091.trace import Trace
+from pabal.session.amqp091.trace import Selection, Trace
 from pabal.wire.amqp091 import methods as m
 
 HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
@@ -108,3 +109,125 @@ def test_any_bytes_give_lines(pieces: list[bytes], framed: bool) -> None:
     assert len(lines) <= sum(map(len, pieces)) + len(pieces)
     if framed:
         assert len(lines) == len(pieces)
+
+
+# --- In the middle of a connection's life --------------------------------------------------------------------
+
+HANDSHAKE = b"".join(
+    [
+        b"AMQP\x00\x00\x09\x01",
+        method(0, Connection.StartOk({"product": "p"}, "PLAIN", "\0guest\0guest", "en_US")),
+        method(0, Connection.TuneOk(2047, 131072, 0)),
+        method(0, Connection.Open("/")),
+    ]
+)
+LARGE = frame.Header(1, 150_000, BasicProperties()).marshal() + b"".join(
+    frame.Body(1, b"x" * 50_000).marshal() for _ in range(3)
+)
+LIFE = [
+    method(1, Channel.Open()),
+    method(1, Queue.Declare(queue="q", durable=True)),
+    *(Peer.message(Basic.Publish(exchange="", routing_key="q"), BasicProperties(), b"body") for _ in range(5)),
+    method(1, Basic.Publish(exchange="", routing_key="q")) + LARGE,
+    method(1, Basic.Consume(queue="q", consumer_tag="t")),
+    b"".join(method(1, Basic.Ack(tag)) for tag in range(1, 5)),
+    HEARTBEAT,
+]
+
+
+def lines_from(split: int, slow: bool) -> list[str]:
+    """What a trace sees that is asked for when so many bytes have come."""
+    world = World(slow=slow)
+    peer = Peer(world)
+    data = HANDSHAKE + b"".join(LIFE)
+    if split:
+        peer.send_bytes(data[:split])
+    lines: list[str] = []
+    trace = Trace(lines.append)
+    peer.session.begin_trace(trace)
+    trace.received(data[split:])
+    return [line for line in lines if line[0] == "<"]
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_trace_may_begin_anywhere(slow: bool) -> None:
+    """At the next frame, or with what is not acted on yet: an answer waits for the disk."""
+    everything = lines_from(0, slow)
+    assert everything[0] == "< protocol header 0-0-9-1" and everything[-1] == "< 0 heartbeat"
+    data = HANDSHAKE + b"".join(LIFE)
+    splits = [*range(1, len(HANDSHAKE) + 400, 3), *range(len(HANDSHAKE) + 400, len(data), 4999), len(data)]
+    seen = set()
+    for split in splits:
+        lines = lines_from(split, slow)
+        assert lines == everything[len(everything) - len(lines) :], split
+        seen.add(len(lines))
+    assert (len(lines) > 10) is slow, "what waits behind the declaration is to be told"
+    assert len(seen) > (5 if slow else 20)
+
+
+def test_after_the_track_is_lost_nothing_is_shown() -> None:
+    peer = Peer(World())
+    peer.send_bytes(HANDSHAKE + b"\x01\x00\x00\x00\x00\x00\x00\x00")
+    lines: list[str] = []
+    peer.session.begin_trace(trace := Trace(lines.append))
+    trace.received(HEARTBEAT)
+    assert lines == ["= closing"]
+
+
+# --- Selections ----------------------------------------------------------------------------------------------
+
+
+def selected(selection: Selection, *parts: bytes) -> list[str]:
+    lines: list[str] = []
+    trace = Trace(lines.append, selection)
+    trace.begin(True, b"")
+    trace.received(b"".join(parts))
+    trace.state("open")
+    return lines
+
+
+def message(channel: int, *bodies: bytes) -> bytes:
+    head = method(channel, Basic.Publish(exchange="", routing_key="q"))
+    head += frame.Header(channel, sum(map(len, bodies)), BasicProperties()).marshal()
+    return head + b"".join(frame.Body(channel, body).marshal() for body in bodies)
+
+
+def test_channels_and_names() -> None:
+    parts = (message(1, b"abc"), method(2, Basic.Ack(7)), HEARTBEAT, message(2, b"d"))
+    of_two = selected(Selection(channels=frozenset({2})), *parts)
+    assert [line.split()[1] for line in of_two] == ["2", "2", "2", "2", "open"]
+    published = selected(Selection(names=frozenset({"publish"})), *parts)
+    assert [line.split()[:3] for line in published] == [
+        ["<", channel, what] for channel in "12" for what in ("basic.publish", "header", "body")
+    ]
+    others = selected(Selection(names=frozenset({"basic.ack", "heartbeat", "state"})), *parts)
+    assert [line.split()[-1] for line in others] == ["multiple=False", "heartbeat", "open"]
+    assert selected(Selection(names=frozenset({"body"})), *parts) == ["< 1 body 3 bytes", "< 2 body 1 bytes"]
+
+
+def test_the_beginning_of_each_body() -> None:
+    parts = (message(1, b"abcd", b"efgh"), message(2, "ä".encode() * 3, b"\xff\x00"), message(3, b"a\nb"))
+    shown = selected(Selection(names=frozenset({"body"}), body_bytes=5), *parts)
+    assert shown == [
+        "< 1 body 4 bytes 'abcd'",
+        "< 1 body 4 bytes 'e'…",
+        "< 2 body 6 bytes 'ää'…",
+        "< 2 body 2 bytes",
+        "< 3 body 3 bytes 'a\\nb'",
+    ]
+    assert selected(Selection(names=frozenset({"body"}), body_bytes=2), frame.Body(1, b"\xff\xfe").marshal()) == [
+        "< 1 body 2 bytes b'\\xff\\xfe'"
+    ]
+
+
+def test_a_selection_does_not_depend_on_the_pieces() -> None:
+    data = b"".join(part for part, _ in CONVERSATION) + message(4, b"abcdef", b"ghi")
+    found = []
+    for step in (1, 3, 1_000_000):
+        lines: list[str] = []
+        trace = Trace(lines.append, Selection(body_bytes=8))
+        for at in range(0, len(data), step):
+            trace.received(data[at : at + step])
+        found.append(lines)
+    assert found[0] == found[1] == found[2]
+    assert found[0][-2:] == ["< 4 body 6 bytes 'abcdef'", "< 4 body 3 bytes 'gh'…"]

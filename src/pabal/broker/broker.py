@@ -13,6 +13,7 @@ from pabal.broker.accounts import Accounts
 from pabal.broker.clients import Client
 from pabal.broker.dead_letters import DeadLetters
 from pabal.broker.exchange_types import EXCHANGE_TYPES
+from pabal.broker.observer import Observer
 from pabal.broker.policies import apply_policies
 from pabal.broker.queue import Queue
 from pabal.broker.samples import Samples
@@ -67,6 +68,7 @@ class Broker:
         self.random_token = random_token
         self.alarms: tuple[str, ...] = ()
         """What the machine has too little of, "disk" or "memory": publishers are to be made to wait."""
+        self.observer: Observer | None = None
         self.consumers_busy = False
         """A queue of the last turn has messages left for which its consumers have no room."""
         self.transient_queues = True

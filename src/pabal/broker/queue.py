@@ -240,6 +240,8 @@ class Queue(Intake):
         if consumer.counters is not None:
             consumer.counters.handed(count, again, consumer.asked, consumer.auto_settle)
         consumer.deliver(messages)
+        if self.vhost.broker.observer is not None:
+            self.vhost.broker.observer.delivered(self, consumer, messages)
 
     def get(self, consumer: Consumer) -> Message | None:
         """The next message, for `consumer`, which need not be one of this queue's; None when there is none."""
@@ -317,6 +319,8 @@ class Queue(Intake):
         """Ends the leases of these messages, all of them with `consumer`."""
         count = len(messages)
         consumer.unsettled -= count
+        if self.vhost.broker.observer is not None:
+            self.vhost.broker.observer.settled(self, messages, outcome)
         if outcome is Outcome.ACCEPT:
             self.counters.ack += count
             self.vhost.counters.ack += count

@@ -63,6 +63,8 @@ class Router:
             queues = self._cached_route(envelope)
             if queues is None:
                 return self._publish_each(envelope, contents)
+        if self.broker.observer is not None:
+            self.broker.observer.published(self.name, envelope, contents)
         count = len(contents)
         self.counters.publish += count
         exchange = self.exchanges[envelope.exchange].counters
@@ -102,6 +104,8 @@ class Router:
     def _publish_each(self, envelope: Envelope, contents: list[bytes]) -> Published:
         """Routes each on its own; those in a row that go the same way are taken in together."""
         ways = [self._route(envelope, content) or [] for content in contents]
+        if self.broker.observer is not None:
+            self.broker.observer.published(self.name, envelope, contents)
         self.count_published(envelope, len(contents), sum(map(len, ways)))
         unroutable: list[int] = []
         refused: list[int] = []

@@ -129,6 +129,20 @@ class Api:
                 return
             yield piece
 
+    def lines(self, where: str, **query: Any) -> Iterator[bytes]:
+        """An answer of lines, each as soon as it is there; empty ones are left out. It may end too early without an
+        error: who needs to know has to know the last line."""
+        answer = self._send("GET", where, query, None, None)
+        while True:
+            try:
+                line = answer.readline()
+            except (OSError, http.client.HTTPException) as error:
+                raise self._lost(error) from None
+            if not line:
+                return
+            if line.strip():
+                yield line.rstrip(b"\n")
+
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()

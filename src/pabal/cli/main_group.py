@@ -26,6 +26,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "connections": ("connections", "List, show, close."),
         "channels": ("connections", "List, show."),
         "consumers": ("connections", "List."),
+        "tap": ("tap", "The frames of a living connection, as they pass."),
     },
     "Messages": {
         "publish": ("messages", "Send messages."),

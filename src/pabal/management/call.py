@@ -10,7 +10,7 @@ from typing import IO, Any, TypeVar
 from pabal.broker.access import Principal, Rights
 from pabal.broker.broker import Broker
 from pabal.broker.vhost import Vhost
-from pabal.management.node import Node
+from pabal.management.node import Node, Stream
 from pabal.model.codec import MessageCodec
 from pabal.model.errors import NotAllowed
 
@@ -50,6 +50,8 @@ class Answer:
     content: bytes | None = None
     content_type: str = "application/json"
     headers: dict[str, str] = field(default_factory=dict)
+    stream: Stream | None = None
+    """Further content, made while it is sent."""
     after: Callable[[bool], None] | None = None
     file: IO[bytes] | None = None
 
@@ -81,8 +83,8 @@ true behind it."""
 @dataclass(slots=True)
 class Call:
     """One request. `arguments`: the variable parts of the path. `query`: the last value of each name;
-    `query_string`: all of them, as they came. `path`: as it
-    came, without the query. `reason`: what the header X-Reason says."""
+    `query_string`: all of them, as they came. `path`: as it came, without the query. `reason`: what the header
+    X-Reason says; `accept`: what Accept does."""
 
     broker: Broker
     node: Node
@@ -95,6 +97,7 @@ class Call:
     body: bytes = b""
     content_type: str = ""
     reason: str = ""
+    accept: str = ""
     query_string: str = ""
 
     # --- What was asked for ---------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any, Protocol
 
+from pabal.broker.clients import Client
 from pabal.management.measured import ProcessFacts
 
 
@@ -35,6 +36,16 @@ class Resources:
     """The memory by what it is for, as far as that is known."""
 
 
+class Stream(Protocol):
+    """An answer that is made while it is sent."""
+
+    def next(self) -> Awaitable[bytes]:
+        """Its next piece, as soon as there is one; b"" at the end."""
+
+    def close(self) -> None:
+        """Nobody wants the rest."""
+
+
 class Node(Protocol):
     """`name`: "pabal@host". `version`: Pabal's own; `rabbitmq_version`: the release it stands for.
     `started_ms`: since the epoch."""
@@ -54,6 +65,13 @@ class Node(Protocol):
     def listeners(self) -> Sequence[Listener]: ...
 
     def resources(self) -> Resources: ...
+
+    def tap(
+        self, client: Client, names: frozenset[str], channels: frozenset[int], body_bytes: int, as_json: bool
+    ) -> Stream | None:
+        """The frames of that connection from now on, a line each; None: too many are watched already. Of these
+        channels and these names only, if there are any, and so much of each body. ValueError: there is nothing of
+        such a name."""
 
     def process_facts(self) -> ProcessFacts:
         """For metrics."""

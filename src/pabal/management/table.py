@@ -19,6 +19,7 @@ from pabal.management import (
     policies,
     queues,
     scrape,
+    tapping,
     users,
     vhosts,
 )
@@ -44,6 +45,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *parameters.ROUTES,
     *definitions.ROUTES,
     *health.ROUTES,
+    *tapping.ROUTES,
     *scrape.ROUTES,
     *backup.ROUTES,
 )

@@ -252,3 +252,26 @@ HTTP_GET_MESSAGES_MAX: Final = 100_000
 
 HTTP_GET_BYTES_MAX: Final = 64 * 1024 * 1024
 """Of contents in one answer (one message may have more)."""
+
+# --- Taps ----------------------------------------------------------------------------------------------------
+TAP_LINES_PER_SECOND_MAX: Final = 5000
+"""That one tap is given; further ones are counted."""
+
+TAP_BYTES_MAX: Final = 256 * 1024
+"""Of lines that its reader has not taken yet; further ones are counted."""
+
+TAP_QUIET_SECONDS: Final = 15.0
+"""Without a line for so long its reader gets an empty one."""
+
+TAP_BODY_BYTES_MAX: Final = 65_536
+"""Of each body, if asked for."""
+
+TAPS_MAX: Final = 32
+"""At once."""
+
+# --- Traces --------------------------------------------------------------------------------------------------
+TRACED_MESSAGES_MAX: Final = 50_000
+"""Of so many it is remembered when they were published, and of so many when they were delivered."""
+
+TRACES_FLUSH_SECONDS_MAX: Final = 3.0
+"""How long the broker's end waits for the last spans to be sent."""

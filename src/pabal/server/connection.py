@@ -20,6 +20,7 @@ from pabal.model.limits import (
     SLOW_SECONDS,
     TURN_BYTES_MAX,
 )
+from pabal.server.tap import Tap
 from pabal.server.tls import certificate_name, encryption
 from pabal.session.amqp091.connection import Amqp091Session
 from pabal.session.amqp091.trace import Trace
@@ -58,7 +59,8 @@ class Connection(asyncio.BufferedProtocol):
         "_reading_paused",
         "_server",
         "_slow_bytes",
-        "_trace",
+        "_taps",
+        "_traces",
         "_transport",
         "_turn",
         "_turn_bytes",
@@ -78,7 +80,11 @@ class Connection(asyncio.BufferedProtocol):
         self.certificate_name = ""
         """The user that the peer's certificate stands for, if it showed one."""
         self.link = Link("?", 0, "?", 0)
-        self._trace = Trace(self._debug) if server.log.isEnabledFor(logging.DEBUG) else None
+        self._traces: tuple[Trace, ...] = ()
+        """Of the debug log, and of those who tap this connection."""
+        self._taps: tuple[Tap, ...] = ()
+        if server.log.isEnabledFor(logging.DEBUG):
+            self._traces = (Trace(self._debug),)
         self._writing_paused = False
         self._reading_paused = False
         self._closed_at_ms = 0
@@ -125,8 +131,9 @@ class Connection(asyncio.BufferedProtocol):
             self._turn_bytes = len(data)
         else:
             self._turn_bytes += len(data)
-        if self._trace is not None:
-            self._trace.received(data)
+        if self._traces:
+            for trace in self._traces:
+                trace.received(data)
         begun = perf_counter()
         try:
             self.session.receive_data(data)
@@ -172,6 +179,9 @@ class Connection(asyncio.BufferedProtocol):
             self.log("closed by the client" + (f": {exc}" if exc else " without saying so"))
         self._server.remove(self)
         self._guarded(self.session.connection_lost)
+        for tap in self._taps:
+            tap.trace.state(self.session.state)
+            tap.end("the connection has ended")
 
     def pause_writing(self) -> None:
         self._writing_paused = True
@@ -181,15 +191,28 @@ class Connection(asyncio.BufferedProtocol):
         self._writing_paused = False
         self._unblock()
 
+    # --- Taps -----------------------------------------------------------------------------------------------
+
+    def tap(self, tap: Tap) -> None:
+        """It sees what passes from now on."""
+        self._taps += (tap,)
+        self._traces += (tap.trace,)
+        self.session.begin_trace(tap.trace)
+
+    def untap(self, tap: Tap) -> None:
+        self._taps = tuple(each for each in self._taps if each is not tap)
+        self._traces = tuple(each for each in self._traces if each is not tap.trace)
+
     # --- From the turn --------------------------------------------------------------------------------------
 
     def flush(self) -> None:
         """Sends what the session has to say."""
         session = self.session
         pieces = session.output.take(self._server.now_ms)
-        if self._trace is not None:
-            self._trace.sent(pieces)
-            self._trace.state(session.state)
+        if self._traces:
+            for trace in self._traces:
+                trace.sent(pieces)
+                trace.state(session.state)
         transport = self._transport
         if transport.is_closing():
             return
@@ -224,8 +247,8 @@ class Connection(asyncio.BufferedProtocol):
         """Closes, stops reading or reads on, as the session's state asks for."""
         session = self.session
         server = self._server
-        if self._trace is not None:
-            self._trace.state(session.state)
+        for trace in self._traces:
+            trace.state(session.state)
         if session.closed:
             server.turn.writes(self)
         elif server.overloaded and not server.turn.waits_for_room:
@@ -276,15 +299,17 @@ class Connection(asyncio.BufferedProtocol):
         if not self._transport.is_closing():
             self._reading_paused = False
             self._transport.resume_reading()
-            if self._trace is not None:
-                self._debug("= read on")
+            for trace in self._traces:
+                trace.note("read on")
 
     def abort(self) -> None:
         self._transport.abort()
 
     def log(self, event: str) -> None:
-        if self._trace is not None:
-            event = self._trace.mark(event)
+        for tap in self._taps:
+            tap.trace.event(event)
+        if len(self._traces) > len(self._taps):
+            event = self._traces[0].mark(event)  # a line among those of the frames
         session = self.session
         vhost = session.vhost.name if session.vhost is not None else ""
         event = printable(event)
@@ -298,8 +323,8 @@ class Connection(asyncio.BufferedProtocol):
         if not self._reading_paused and not self._transport.is_closing():
             self._reading_paused = True
             self._transport.pause_reading()
-            if self._trace is not None:
-                self._debug("= not read")
+            for trace in self._traces:
+                trace.note("not read")
 
     def _close(self) -> None:
         if not self._closed_at_ms:

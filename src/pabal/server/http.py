@@ -28,6 +28,7 @@ from pabal.management.table import ROUTES
 from pabal.model.errors import BrokerError, StoreError
 from pabal.model.limits import HTTP_BODIES_BYTES_MAX, HTTP_BODY_BYTES_MAX, HTTP_BODY_SECONDS_MAX, HTTP_SLICE_MS
 from pabal.server.connection import printable
+from pabal.server.http_stream import Streamed
 
 if TYPE_CHECKING:
     from pabal.server.server import Server
@@ -60,7 +61,7 @@ class Api:
 
     # --- A request ------------------------------------------------------------------------------------------
 
-    async def _serve(self, request: Request) -> Response | _Sent:
+    async def _serve(self, request: Request) -> Response | _Sent | Streamed:
         methods, parts = self._routes.find(request.scope["raw_path"].decode("ascii"))
         try:
             if not methods:
@@ -81,6 +82,8 @@ class Api:
             answer = _error_answer(error)
         except ClientDisconnect:
             return Response(status_code=400)
+        if answer.stream is not None:
+            return Streamed(self._finished(request, answer), answer.stream)
         if answer.file is not None:
             return StreamingResponse(_pieces(answer.file), 200, answer.headers, answer.content_type)
         if answer.after is not None:
@@ -102,6 +105,7 @@ class Api:
             dict(parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)),
             content_type=request.headers.get("content-type", ""),
             reason=request.headers.get("x-reason", ""),
+            accept=request.headers.get("accept", ""),
             query_string=request.scope["query_string"].decode("latin-1"),
         )
         if not may_use(route.who, call):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from pabal import __version__, compiled
+from pabal.broker.clients import Client
 from pabal.management.call import ApiError
 from pabal.management.measured import ProcessFacts
 from pabal.management.node import Listener, Resources
@@ -18,6 +19,8 @@ from pabal.model.compatibility import COMPATIBILITIES
 from pabal.model.passwords import hash_password
 from pabal.server.certificate import expires_s
 from pabal.server.resources import disk_free_bytes, machine_memory_bytes, memory_bytes
+from pabal.server.tap import Tap, Taps
+from pabal.session.amqp091.trace import Selection
 from pabal.store.backup import BackupError
 
 if TYPE_CHECKING:
@@ -47,6 +50,7 @@ class ServerNode:
         self._certificate: tuple[object, float] | None = None
         self.config_files: Sequence[str] = ()
         self.log_files: Sequence[str] = ("<stderr>",)
+        self.taps = Taps(lambda: server.now_ms)
 
     def listeners(self) -> Sequence[Listener]:
         return [
@@ -80,9 +84,17 @@ class ServerNode:
             disk_free_bytes_min=settings.disk_free_bytes_min,
             files=_open_files(),
             files_max=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-            sockets=self._server.connection_count,
+            sockets=len(self._server.connections),
             memory_parts={"other_system": used},
         )
+
+    def tap(
+        self, client: Client, names: frozenset[str], channels: frozenset[int], body_bytes: int, as_json: bool
+    ) -> Tap | None:
+        for connection in self._server.connections:
+            if connection.session.client is client:
+                return self.taps.open(connection, Selection(channels, names, body_bytes), as_json)
+        return None
 
     def process_facts(self) -> ProcessFacts:
         server, settings, resources = self._server, self._server.settings, self.resources()

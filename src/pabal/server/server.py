@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from pabal import __version__, compiled
-from pabal.broker.access import Access, Principal, Refused, Tokens
+from pabal.broker.access import Access, Principal, Refused
 from pabal.broker.broker import Broker
 from pabal.model.compatibility import COMPATIBILITIES
 from pabal.model.errors import StoreError
@@ -39,7 +39,7 @@ from pabal.server.http_listener import HttpListener, open_http, open_metrics
 from pabal.server.listeners import Listeners
 from pabal.server.measures import Measures
 from pabal.server.node import ServerNode
-from pabal.server.oauth_settings import OauthSettings
+from pabal.server.optional import open_traces, token_reader
 from pabal.server.provision import GUEST, add_default_user, check_vhosts, provision, restart_needed
 from pabal.server.resources import keep_freed_memory
 from pabal.server.service import Supervisor
@@ -55,18 +55,6 @@ from pabal.session.amqp091.settings import SessionSettings
 from pabal.store.interface import Store
 
 _STANDSTILL_MS = 1500  # between two ticks of the connections, which are to be a second apart
-
-
-def _token_reader(settings: OauthSettings) -> Tokens:
-    """SettingsError: what it takes is not installed, or a key cannot be used."""
-    try:
-        from pabal.server.oauth import TokenReader  # takes long to import, and is seldom wanted
-    except ImportError as error:
-        raise SettingsError(f"oauth: {error}; pip install 'pabal[oauth]'") from None
-    try:
-        return TokenReader(settings)
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"oauth: {error}") from None
 
 
 def _session_settings(settings: Settings) -> SessionSettings:
@@ -105,6 +93,7 @@ class Server:
         self.now_ms = self._clock_ms()
         self._broker = Broker(store, self.now_ms, lambda: secrets.token_urlsafe(16))
         self._prepare(settings)
+        self._traces = open_traces(self._broker) if settings.tracing else None
         self._loop = asyncio.get_running_loop()
         self._verifier = VerifierThread("passwords", self._call_in_turn)
         self._token_verifier = VerifierThread("tokens", self._call_in_turn)
@@ -112,7 +101,7 @@ class Server:
             self._broker,
             secrets.token_bytes(32),
             self._verifier,
-            None if settings.oauth is None else _token_reader(settings.oauth),
+            None if settings.oauth is None else token_reader(settings.oauth),
             self._token_verifier,
         )
         self._container = Amqp091Container()
@@ -265,6 +254,7 @@ class Server:
     async def _shut_down(self) -> None:
         """Stops accepting, commits, closes the clients as their protocol says."""
         self.listeners.close()
+        self.node.taps.end("the broker stops")
         for listener in (self.http, self.metrics):
             if listener is not None:
                 await listener.stop()
@@ -289,6 +279,8 @@ class Server:
         self._verifier.stop()
         self._token_verifier.stop()
         self._commit_thread.stop()
+        if self._traces is not None:
+            self._traces.stop()
         if self.failure is None:
             self._store.close()
 
@@ -307,8 +299,8 @@ class Server:
         return self._broker
 
     @property
-    def connection_count(self) -> int:
-        return len(self._connections)
+    def connections(self) -> set[Connection]:
+        return self._connections
 
     async def login(self, name: str, secret: str, peer: str, loopback: bool) -> Principal | Refused:
         """Who comes with this name and secret. `peer`: the address."""

@@ -62,6 +62,8 @@ class Settings:
     """debug, info, warning or error."""
     log_format: str = "text"
     """text or json."""
+    tracing: bool = False
+    """Send spans of messages that carry a trace's context to an OpenTelemetry collector; its variables say where."""
     log_file: str = ""
     """Where the log goes instead of standard error. It may be moved away at any time."""
     frame_bytes_max: int = limits.FRAME_BYTES_MAX

@@ -24,6 +24,7 @@ from pabal.session.amqp091.handshake import STATES
 from pabal.session.amqp091.output import Output
 from pabal.session.amqp091.publishing import Target
 from pabal.session.amqp091.settings import SessionSettings
+from pabal.session.amqp091.trace import Trace
 from pabal.wire.amqp091 import errors as codes
 from pabal.wire.amqp091 import methods as m
 from pabal.wire.amqp091.errors import WireError, reply_text
@@ -199,6 +200,12 @@ class Amqp091Session:
             data, self._header = self._header[8:], b""
             self._login.start()
         self._scan(data)
+
+    def begin_trace(self, trace: Trace) -> None:
+        """Someone wants to see the frames from now on; what was received and not acted on yet is among them."""
+        began = self.state != "header"
+        trace.begin(began, None if self._lost_track else self._scanner.unscanned() if began else self._header)
+        trace.state(self.state)
 
     def _refuse_protocol(self) -> None:
         """§4.2.2: answer with the header of the protocol that is spoken here, and close."""

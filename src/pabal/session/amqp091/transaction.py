@@ -112,6 +112,8 @@ class Transaction:
             count = len(run.contents)
             self._channel.counters.publish += count
             self._channel.vhost.count_published(run.envelope, count, count * len(targets))
+            if self._channel.broker.observer is not None:
+                self._channel.broker.observer.published(self._channel.vhost.name, run.envelope, run.contents)
             for queue in targets:
                 queue.counters.publish += count
                 queue.publish(run.envelope, run.contents, run.content_bytes, forced=True)

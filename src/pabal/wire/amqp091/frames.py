@@ -141,6 +141,10 @@ class Scanner:
         """Bytes received and not yet scanned."""
         return len(self._rest) - self._rest_at
 
+    def unscanned(self) -> bytes:
+        """These bytes. They begin where a frame does."""
+        return self._rest[self._rest_at :]
+
     def receive(self, data: bytes) -> None:
         """Scans `data` behind what was left over from before."""
         pos = self._rest_at
