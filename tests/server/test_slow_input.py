@@ -12,7 +12,8 @@ from test_internal_errors import Client, until
 from pabal.model.limits import SLOW_BYTES_FIRST, SLOW_BYTES_MIN, SLOW_CONNECTIONS_A_TURN
 from pabal.server import connection as module
 from pabal.server.connection import Connection
-from pabal.server.server import Server, open_store
+from pabal.server.open_store import open_store
+from pabal.server.server import Server
 from pabal.server.settings import Settings
 
 UNFINISHED = b"\x01\x00\x00\x00\x01\x00\x00" + bytes(60_000)
