@@ -109,7 +109,7 @@ def test_without_a_collector_everything_goes_on(start_broker: Callable[..., Brok
 def test_off_unless_asked_for(start_broker: Callable[..., BrokerProcess], collector: Collector) -> None:
     broker = start_broker(environment={"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url})
     send_one(broker)
-    maps = open(f"/proc/{broker.pid}/maps").read()
+    maps = Path(f"/proc/{broker.pid}/maps").read_text()
     broker.stop()
     assert collector.requests == []
     assert "opentelemetry" not in maps and "google/_upb" not in maps, "nor is anything of it loaded"
