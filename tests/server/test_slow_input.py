@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 from test_internal_errors import Client, until
 
-from pabal.model.limits import SLOW_BYTES_FIRST, SLOW_BYTES_MIN, SLOW_CONNECTIONS_A_TURN
+from pabal.model.limits import SLOW_BYTES_MIN, SLOW_CONNECTIONS_A_TURN, TURN_BYTES_MAX
 from pabal.server import connection as module
 from pabal.server.connection import Connection
 from pabal.server.open_store import open_store
@@ -29,6 +29,7 @@ def test_work_is_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
         return clock[0]
 
     monkeypatch.setattr(module, "perf_counter", perf_counter)
+    monkeypatch.setattr(module, "thread_time", lambda: perf_counter())
     in_a_turn: Counter[int] = Counter()
     received: Counter[Connection] = Counter()
     updated = Connection.buffer_updated
@@ -56,7 +57,7 @@ def test_work_is_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
         work_seconds[0] = 0.0
         for client in clients:
-            client.writer.write(bytes(20 * SLOW_BYTES_FIRST))
+            client.writer.write(bytes(4 * TURN_BYTES_MAX))
         await until(lambda: {connection._slow_bytes for connection in server._connections} == {0})
         for client in clients:
             client.writer.close()

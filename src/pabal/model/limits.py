@@ -97,17 +97,17 @@ publishers build up is no longer than it must be."""
 TURN_BYTES_OVERLOADED_MAX: Final = 4096
 """... and while publishers wait for a commit: a thousand connections may have sent something by then."""
 
-SLOW_SECONDS: Final = 0.01
+SLOW_SECONDS: Final = 0.004
 """A connection that gives more work than this with what it sends at once is read in slices from then on, each worth
 about half of this ..."""
 
-SLOW_BYTES_MIN: Final = 2048
+SLOW_BYTES_MIN: Final = 1024
 """... of this many bytes at least ..."""
 
-SLOW_BYTES_FIRST: Final = 16 * 1024
+SLOW_BYTES_FIRST: Final = 4 * 1024
 """... a new connection of no more, until it has shown that its bytes are little work ..."""
 
-SLOW_CONNECTIONS_A_TURN: Final = 2
+SLOW_CONNECTIONS_A_TURN: Final = 1
 """... and so many such connections in a turn, one after the other: the others do not wait for all of them."""
 
 DISPATCH_MESSAGES_MAX: int = 1024

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import secrets
 import signal
@@ -35,6 +34,7 @@ from pabal.server.alarms import Alarms
 from pabal.server.backup import Backups
 from pabal.server.commit_thread import CommitThread
 from pabal.server.connection import Connection, printable
+from pabal.server.garbage import Garbage
 from pabal.server.http_listener import HttpListener, open_http, open_metrics
 from pabal.server.listeners import Listeners
 from pabal.server.measures import Measures
@@ -125,6 +125,7 @@ class Server:
         self.after_commit: dict[Connection, None] = {}
         """Those that are read on when less waits for the disk."""
         self._connections: set[Connection] = set()
+        self._garbage = Garbage()
         self.codec = Amqp091Codec(self._container)
         self.node = ServerNode(self, f"pabal@{socket.gethostname()}")
         self.http: HttpListener | None = None
@@ -168,9 +169,7 @@ class Server:
         self._loop.call_later(1.0, self._tick_connections)
         self._loop.call_later(SAMPLE_MS / 1000, self._sample)
         self._supervisor.feed_watchdog(self._loop)
-        gc.freeze()
-        gc.set_threshold(100_000, 50, 50)
-        gc.enable()
+        self._garbage.begin()
 
     async def _listen(self) -> None:
         files = raise_files_limit()
@@ -431,6 +430,7 @@ class Server:
         self._ticked_ms = self.now_ms
         for connection in list(self._connections):
             connection.tick(self.now_ms, stood_still)
+        self._garbage.tidy()
 
     def _sample(self) -> None:
         """Rates are worked out from these."""
@@ -476,4 +476,5 @@ class Server:
     def remove(self, connection: Connection) -> None:
         self._connections.discard(connection)
         self._broker.forget(connection.session.client)
+        self._garbage.ended(self.now_ms - connection.session.client.since_ms)
         self.after_commit.pop(connection, None)

@@ -7,11 +7,14 @@ tries a thousand passwords waits for himself, and whoever else logs in waits for
 from __future__ import annotations
 
 import logging
+import os
+import sys
+import threading
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from threading import Condition, Thread
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from pabal.broker.access import Answer, Refused
 from pabal.model.limits import (
@@ -20,6 +23,8 @@ from pabal.model.limits import (
     LOGINS_OF_ONE_WAITING_MAX,
     LOGINS_WAITING_MAX,
 )
+
+_NICE: Final = 10
 
 
 class Job(NamedTuple):
@@ -99,6 +104,7 @@ class VerifierThread:
             self._changed.notify()
 
     def _work(self) -> None:
+        _yield_to_others()
         while True:
             with self._changed:
                 while not (len(self._queue) or self._stopped):
@@ -113,6 +119,12 @@ class VerifierThread:
 
     def _answer_in_a_turn(self, done: Callable[[Answer], None], answer: Answer) -> None:
         self._call(lambda: done(answer))
+
+
+def _yield_to_others() -> None:
+    """Where threads have a priority of their own (Linux), messages go before passwords."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
 
 
 def _answer(job: Job) -> Answer:
