@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -109,7 +110,7 @@ def test_without_a_collector_everything_goes_on(start_broker: Callable[..., Brok
 def test_off_unless_asked_for(start_broker: Callable[..., BrokerProcess], collector: Collector) -> None:
     broker = start_broker(environment={"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url})
     send_one(broker)
-    maps = open(f"/proc/{broker.pid}/maps").read()
+    maps = Path(f"/proc/{broker.pid}/maps").read_text()
     broker.stop()
     assert collector.requests == []
     assert "opentelemetry" not in maps and "google/_upb" not in maps, "nor is anything of it loaded"
