@@ -114,6 +114,7 @@ def test_what_passes(api: Api) -> None:
         "< 1 channel.close reply_code=200 reply_text='Normal shutdown' class_id=0 method_id=0",
         "> 1 channel.close-ok",
         "< 0 connection.close reply_code=200 reply_text='Normal shutdown' class_id=0 method_id=0",
+        "= closed by the client",
         "= closed",
         "> 0 connection.close-ok",
         "= end: the connection has ended",

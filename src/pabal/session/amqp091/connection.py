@@ -313,6 +313,8 @@ class Amqp091Session:
         elif method is m.CONNECTION_UPDATE_SECRET:
             self._login.update_secret(*arguments)
         elif method is m.CONNECTION_CLOSE:
+            if self.state != "closing":
+                self.log("closed by the client")
             self.output.write(m.encode_method(0, m.CONNECTION_CLOSE_OK))
             self.end()
         else:  # close-ok
@@ -398,9 +400,10 @@ class Amqp091Session:
         if self.state not in ("closing", "closed"):
             self.close_with(error)
 
-    def close_with(self, error: WireError) -> None:
+    def close_with(self, error: WireError, why: str = "") -> None:
+        """`why`: what the log says of it, if that is not what the peer is told."""
         text = reply_text(error.code, error.text)
-        self.log(f"closed: {text}")
+        self.log(why or f"closed: {text}")
         self._release()
         self.state = "closing"
         self._begun_ms = self.broker.now_ms
