@@ -21,16 +21,25 @@ class FakeApi:
     def __init__(self) -> None:
         self.answers: dict[tuple[str, str], tuple[int, Any]] = {}
         self.requests: list[Request] = []
+        self.dies_at: set[tuple[str, str]] = set()
+        self.connections = 0
         fake = self
 
         class Requests(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                fake.connections += 1
+                super().setup()
 
             def answer(self) -> None:
                 length = int(self.headers.get("Content-Length") or 0)
                 text = self.rfile.read(length)
                 body = json.loads(text) if text else None
                 fake.requests.append(Request(self.command, self.path, body, dict(self.headers)))
+                if (self.command, self.path.removeprefix("/api/")) in fake.dies_at:
+                    self.close_connection = True  # without an answer
+                    return
                 status, content = fake.answers.get(
                     (self.command, self.path), (404, {"error": "Object Not Found", "reason": "Not Found"})
                 )

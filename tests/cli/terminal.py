@@ -55,6 +55,10 @@ class Terminal:
     def type(self, keys: str) -> None:
         os.write(self._file, keys.encode())
 
+    def echoes(self) -> bool:
+        """Whether it shows what is typed, as a shell finds it."""
+        return bool(termios.tcgetattr(self._file)[3] & termios.ECHO)
+
     def resize(self, columns: int, rows: int) -> None:
         fcntl.ioctl(self._file, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 

@@ -286,3 +286,33 @@ def test_backup_restore_and_check(
         again.stop()
     finally:
         again.kill()
+
+
+def test_https(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    import trustme
+
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    issued = authority.issue_cert("localhost", "127.0.0.1")
+    issued.private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
+    port = free_port()
+    environment = {
+        "PABAL_HTTP": "true",
+        "PABAL_HTTP_PORT": str(free_port()),
+        "PABAL_HTTPS_PORT": str(port),
+        "PABAL_TLS_PORT": str(free_port()),
+        "PABAL_TLS_CERTIFICATE": str(tmp_path / "server.pem"),
+        "PABAL_TLS_KEY": str(tmp_path / "server.pem"),
+    }
+    broker = BrokerProcess(tmp_path_factory.mktemp("https"), environment=environment)
+    try:
+        broker.start()
+        line = ["status", "--url", f"https://guest:guest@127.0.0.1:{port}"]
+        until(lambda: CliRunner().invoke(main, [*line, "-q", "--ca", f"{tmp_path}/ca.pem"]).exit_code == 0)
+        refused = CliRunner().invoke(main, line)
+        assert refused.exit_code == 3
+        assert f"cannot trust https://127.0.0.1:{port}: " in refused.stderr
+        assert "--ca FILE names who signed it" in refused.stderr
+        broker.stop()
+    finally:
+        broker.kill()

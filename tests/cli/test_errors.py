@@ -181,3 +181,23 @@ def test_urls() -> None:
     assert parse_url("https://rabbit").port == 15671
     assert (parse_url("rabbit").user, parse_url("rabbit").password) == ("guest", "guest")
     assert parse_url("http://ann@rabbit").password is None
+
+
+def test_a_change_whose_answer_is_lost_is_not_asked_for_again(api: FakeApi, run: Run) -> None:
+    """It may have been done: the message would be published twice."""
+    api.answer("GET", "queues/%2F/work", WORK)
+    api.dies_at = {("DELETE", "queues/%2F/work/contents")}
+    assert "cannot reach" in ended(run("purge", "work"), 3)
+    assert [method for method, _, _ in api.changes()] == ["DELETE"]
+    assert api.connections == 1
+
+
+def test_a_connection_is_made_anew_after_a_pause(api: FakeApi, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers close idle ones, as while a password is typed."""
+    api.answer("GET", "queues/%2F/work", WORK)
+    api.answer("DELETE", "queues/%2F/work/contents", status=204)
+    assert run("purge", "work").code == 0
+    assert api.connections == 1
+    monkeypatch.setattr("pabal.cli.api._KEPT_SECONDS_MAX", -1.0)
+    assert run("purge", "work").code == 0
+    assert api.connections == 3

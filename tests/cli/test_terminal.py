@@ -126,6 +126,7 @@ def test_top_sorts_scrolls_resizes_and_ends(busy: FakeApi) -> None:
         first = terminal.plain
         assert first.index("work") < first.index("orders"), "the most ready first"
         assert "q20" not in first, "only what fits"
+        assert not terminal.echoes()
         before = len(terminal.text)
         terminal.type("n")
         terminal.until("q quit", since=before)
@@ -145,6 +146,7 @@ def test_top_sorts_scrolls_resizes_and_ends(busy: FakeApi) -> None:
             before = len(terminal.text)
         terminal.type("q")
         assert terminal.ended() == 0
+        assert terminal.echoes(), "as it was before"
     assert terminal.text.rstrip().endswith("\x1b[?25h\x1b[?1049l"), "the screen and the cursor are back"
 
 

@@ -9,6 +9,7 @@ import socket
 import ssl
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -301,6 +302,37 @@ def test_a_bad_certificate_stops_the_start(tmp_path: Path) -> None:
         broker.start()
     assert "No such file or directory" in broker.log()
     assert "Traceback" not in broker.log()
+
+
+def test_https(start_tls: Callable[..., tuple[BrokerProcess, int]], authority: Authority) -> None:
+    """The HTTP API, with the same certificate; nobody is asked for one there. It is renewed as well."""
+    port = free_port()
+    broker, tls_port = start_tls(
+        http="true",
+        https_port=str(port),
+        http_port=str(free_port()),
+        tls_verify="required",
+        tls_ca=str(authority.ca_file),
+    )
+    context = authority.client_context()
+
+    def get(path: str) -> object:
+        request = urllib.request.Request(f"https://localhost:{port}/api/{path}")
+        request.add_header("Authorization", "Basic Z3Vlc3Q6Z3Vlc3Q=")
+        with urllib.request.urlopen(request, context=context, timeout=5) as answer:
+            return json.load(answer)
+
+    assert "https://" in broker.log(), "in the banner"
+    assert isinstance(get("overview"), dict)
+    first = serial(port, context)
+    authority.issue("server", "localhost", "127.0.0.1")
+    broker.process.send_signal(signal.SIGHUP)  # type: ignore[union-attr]
+    p.eventually(lambda: serial(port, context) != first, "new connections see the new certificate")
+    with pika_connection(tls_port, authority.client_context(name="anna")) as connection:
+        connection.channel()
+        (shown,) = [c for c in get("connections") if c.get("ssl")]  # type: ignore[attr-defined]
+    assert shown["peer_cert_subject"]
+    assert shown["peer_cert_validity"].count("Z") == 2
 
 
 # --- What is no TLS -----------------------------------------------------------------------------------------------

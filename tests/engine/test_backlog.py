@@ -85,6 +85,18 @@ class Held:
         first = self.backlog.first()
         assert (name_of(first) if first is not None else None) == (self.twin[0] if self.twin else None)
         assert self.backlog.content_bytes >= 0
+        self.browse(2)
+
+    def browse(self, step: int) -> None:
+        """Looks at all of it, so many at once, and leaves it as it is."""
+        seen: list[str] = []
+        after, before = -1, len(self.backlog)
+        while found := self.backlog.browse(after, step):
+            assert len(found) <= step
+            seen += [name_of(message) for message in found]
+            after = found[-1].position
+        assert seen == self.twin
+        assert len(self.backlog) == before
 
     def drain(self) -> None:
         while self.twin:
@@ -98,7 +110,7 @@ class Held:
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("append"), st.integers(1, 6), st.booleans()),
-        st.tuples(st.just("take"), st.integers(1, 5)),
+        st.tuples(st.sampled_from(["take", "browse"]), st.integers(1, 5)),
         st.tuples(st.sampled_from(["push_back", "settle"]), st.integers(0, 100)),
         st.tuples(st.sampled_from(["begin", "end", "end", "check", "clear", "drain"])),
     ),

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from broker_process import BrokerProcess, free_port
 from clients.pika_client import open_connection
 from management.http_client import Api
 
@@ -144,3 +145,34 @@ def test_browsing_takes_nothing(api: Api, queue: str) -> None:
     messages = api.take(queue, 20)
     assert [m["payload"] for m in messages] == [f"body {number}" for number in range(10)]
     assert not any(m["redelivered"] for m in messages)
+
+
+def test_publishers_are_told_when_the_disk_is_low(tmp_path_factory: pytest.TempPathFactory) -> None:
+    environment = {"PABAL_DISK_FREE_BYTES_MIN": str(2**62)}
+    broker = BrokerProcess(tmp_path_factory.mktemp("low"), environment=environment, http_port=free_port())
+    try:
+        broker.start()
+        api = Api(broker)
+        api.wait_until_ready()
+        api.put("/queues/%2F/q", {"durable": True})
+        reply = api.publish("q", "x")
+        assert (reply.status, reply.value["reason"]) == (503, "publishers are blocked: low on disk")
+        assert api.get("/queues/%2F/q").value["messages"] == 0
+        check = api.get("/health/checks/alarms")
+        assert (check.status, check.value["alarms"][0]["resource"]) == (503, "disk")
+        assert api.get("/nodes").value[0]["disk_free_alarm"] is True
+    finally:
+        broker.kill()
+
+
+def test_browsing_goes_in_the_order_of_delivery(api: Api) -> None:
+    api.put("/queues/%2F/ranked", {"arguments": {"x-max-priority": 9}})
+    for priority in (1, 5, 3, 5):
+        api.publish("ranked", str(priority), priority=priority)
+    api.take("ranked", 2, "ack_requeue_true")  # what comes back stands in front again
+    seen, after = [], ""
+    while (page := api.get(f"/pabal/queues/%2F/ranked/messages?count=1{after}").value)["messages"]:
+        seen += [(message["payload"], message["redelivered"]) for message in page["messages"]]
+        after = f"&after={page['next']}"
+    assert seen == [("5", True), ("5", True), ("3", False), ("1", False)]
+    api.delete("/queues/%2F/ranked")

@@ -4,6 +4,7 @@ once; and what is refused when it is restored."""
 from __future__ import annotations
 
 import base64
+import contextlib
 import shutil
 import subprocess
 import threading
@@ -77,7 +78,7 @@ def bodies(broker: BrokerProcess, queue: str) -> list[bytes]:
 def backup_file(start_broker: StartBroker, tmp_path: Path) -> tuple[Path, Load, int, int]:
     """Of a broker under load: the file, the load, and how much of it was confirmed before and by the end."""
     port = free_port()
-    broker = start_broker(environment={"PABAL_HTTP_PORT": str(port)})
+    broker = start_broker(http_port=port)
     connection = pika.BlockingConnection(pika.URLParameters(broker.url))
     channel = connection.channel()
     for queue in ("ready", "flow", "settled", "fan"):
@@ -144,3 +145,28 @@ def test_what_cannot_be_restored(backup_file: tuple[Path, Load, int, int], tmp_p
 def _flipped(data: bytes) -> bytes:
     at = len(data) // 2
     return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+def test_a_broker_that_is_stopped_gives_up_its_backup(start_broker: StartBroker, tmp_path: Path) -> None:
+    port = free_port()
+    broker = start_broker(http_port=port)
+    connection = pika.BlockingConnection(pika.URLParameters(broker.url))
+    channel = connection.channel()
+    channel.queue_declare("q", durable=True)
+    for _ in range(3000):
+        channel.basic_publish("", "q", bytes(50_000), PERSISTENT)
+    channel.queue_declare("q", passive=True)
+    asked = threading.Thread(target=_fetch_quietly, args=(port, tmp_path / "backup.tar"), daemon=True)
+    asked.start()
+    while not list(broker.data.glob("pabal.backup")) and asked.is_alive() and broker.log().count("backup made") == 0:
+        pass
+    broker.stop()
+    broker.start()
+    channel = pika.BlockingConnection(pika.URLParameters(broker.url)).channel()
+    assert channel.queue_declare("q", passive=True).method.message_count == 3000
+    broker.stop()
+
+
+def _fetch_quietly(port: int, path: Path) -> None:
+    with contextlib.suppress(OSError):
+        fetch(port, path)

@@ -595,7 +595,7 @@ def test_a_data_directory_that_cannot_be_written_is_refused(stopped: BrokerProce
         refused(stopped)
         lock.chmod(0o644)
         refused(stopped)
-        for path in (lock, log, data):
+        for path in (lock, log, data, stopped.data / "pabal.reserve"):
             path.unlink()
         refused(stopped)
         stopped.data.rmdir()

@@ -11,7 +11,8 @@ import pytest
 
 from pabal.model.errors import StoreError
 from pabal.server.connection import Connection
-from pabal.server.server import Server, open_store
+from pabal.server.open_store import open_store
+from pabal.server.server import Server
 from pabal.server.settings import Settings
 
 HEADER = b"AMQP\x00\x00\x09\x01"

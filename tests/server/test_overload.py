@@ -8,7 +8,8 @@ import logging
 from test_internal_errors import Client, until
 
 from pabal.model.limits import TURN_BYTES_OVERLOADED_MAX, UNSAVED_BYTES_MAX
-from pabal.server.server import Server, open_store
+from pabal.server.open_store import open_store
+from pabal.server.server import Server
 from pabal.server.settings import Settings
 
 UNFINISHED = b"\x01\x00\x00\x00\x01\x00\x00" + bytes(50_000)

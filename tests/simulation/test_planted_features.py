@@ -97,7 +97,7 @@ def all_consumers_are_active(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Queue, "_dispatch_to", dispatch_to)
 
 
-@planted("while|after another took over")
+@planted("while|after another took over|consumers with room")
 def who_comes_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
     original = Queue.add_consumer
 
@@ -259,7 +259,7 @@ def what_waits_is_in_memory_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(QueueLog, "append", append)
 
 
-@planted("2 times|nobody knows|came back|its state says|wait on disk|again after a crash")
+@planted("2 times|nobody knows|came back|its state says|wait on disk|again after a crash|is still there")
 def what_was_released_still_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Timetable, "remove", lambda self, messages: None)
 
@@ -305,7 +305,7 @@ def failed_messages_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-@planted("damaged|came after|first delivered after|missing|2 times|KeyError")
+@planted("damaged|came after|first delivered after|missing|2 times|KeyError|TypeError")
 def a_retry_overtakes_what_is_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """The place of a retry after a restart is taken for one in front of all that is on disk."""
 
@@ -316,7 +316,7 @@ def a_retry_overtakes_what_is_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Backlog, "push_back", push_back)
 
 
-@planted("missing|lost after it was confirmed")
+@planted("missing|lost after it was confirmed|before it was durable")
 def letters_without_a_place_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(QueueArguments, "keeps_dead_letters", False)
 

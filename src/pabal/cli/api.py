@@ -12,6 +12,7 @@ import json
 import os
 import re
 import ssl
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote, urlencode, urlsplit
@@ -20,6 +21,9 @@ from pabal.cli.errors import CannotReach, Refused
 
 DEFAULT_URL = "http://guest:guest@127.0.0.1:15672"
 _PIECE_BYTES = 256 * 1024
+_KEPT_SECONDS_MAX = 1.0
+"""A connection idle for longer is made anew: servers close idle ones, and a change is not sent again to find
+out. People think about a question for longer."""
 _REASON_CHARACTERS_MAX = 400
 
 
@@ -70,6 +74,7 @@ class Api:
         self._timeout_seconds = timeout_seconds
         self._ca = ca
         self._connection: http.client.HTTPConnection | None = None
+        self._used_at = 0.0
         token = base64.b64encode(f"{address.user}:{address.password or ''}".encode()).decode("ascii")
         self._headers = {"Authorization": f"Basic {token}", "Accept": "application/json"}
 
@@ -159,6 +164,8 @@ class Api:
         all_headers = {**self._headers, **(headers or {})}
         if content is not None:
             all_headers["Content-Type"] = "application/json"
+        if time.monotonic() - self._used_at > _KEPT_SECONDS_MAX:
+            self.close()
         fresh = self._connection is None
         try:
             answer = self._exchange(method, target, content, all_headers)
@@ -184,7 +191,9 @@ class Api:
         if self._connection is None:
             self._connection = self._connected()
         self._connection.request(method, target, content, dict(headers))
-        return self._connection.getresponse()
+        answer = self._connection.getresponse()
+        self._used_at = time.monotonic()
+        return answer
 
     def _connected(self) -> http.client.HTTPConnection:
         host, port = self.address.host, self.address.port

@@ -114,7 +114,7 @@ def _summary(definitions: dict[str, Any]) -> str:
 def backup_command(asked: Asked, file: str, force: bool) -> None:
     """Write all data of the running broker, as of one moment, to FILE (a tar). `pabal restore` is the way back.
 
-    FILE appears only when it is whole; nothing of the broker waits meanwhile.
+    FILE appears only when it is whole. The broker goes on; publishers wait if much gathers before the copy is done.
     """
     target = Path(file)
     if target.exists() and not force:

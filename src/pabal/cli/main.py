@@ -76,7 +76,8 @@ def serve(config: Path | None, **given: Any) -> None:
 
 def _run(settings: Any, reread: Callable[[], Any]) -> None:
     from pabal.cli.banner import announce
-    from pabal.server.server import Server, open_store
+    from pabal.server.open_store import open_store
+    from pabal.server.server import Server
     from pabal.server.service import Supervisor
 
     log = logging.getLogger("pabal")

@@ -33,6 +33,7 @@ def export_all(call: Call) -> Work:
     }
     accounts = broker.accounts
     there = list(broker.vhosts.values())
+    exported = _Exported()
     lists: list[tuple[str, Iterable[Facts]]] = [
         ("users", (users.facts_of(call, user) for user in list(accounts.users.values()))),
         ("vhosts", (_vhost(call, vhost) for vhost in there)),
@@ -41,23 +42,56 @@ def export_all(call: Call) -> Work:
         ("parameters", (facts for vhost in there for facts in parameters.of_vhost(vhost))),
         ("global_parameters", iter(parameters.global_parameters(call))),
         ("policies", (facts for vhost in there for facts in _policies(vhost))),
-        ("queues", (facts for vhost in there for facts in _queues(vhost))),
-        ("exchanges", (facts for vhost in there for facts in _exchanges(vhost))),
-        ("bindings", (facts for vhost in there for facts in _bindings(vhost))),
+        ("queues", exported.queues(there)),
+        ("exchanges", exported.exchanges(there)),
+        ("bindings", exported.bindings(there)),
     ]
     return _export(call, head, lists)
 
 
 def export_vhost(call: Call) -> Work:
     vhost = _vhost_or_400(call)
+    exported = _Exported()
     lists: list[tuple[str, Iterable[Facts]]] = [
         ("parameters", iter(parameters.of_vhost(vhost))),
         ("policies", _policies(vhost)),
-        ("queues", (_without_vhost(facts) for facts in _queues(vhost))),
-        ("exchanges", (_without_vhost(facts) for facts in _exchanges(vhost))),
-        ("bindings", (_without_vhost(facts) for facts in _bindings(vhost))),
+        ("queues", (_without_vhost(facts) for facts in exported.queues([vhost]))),
+        ("exchanges", (_without_vhost(facts) for facts in exported.exchanges([vhost]))),
+        ("bindings", (_without_vhost(facts) for facts in exported.bindings([vhost]))),
     ]
     return _export(call, {"rabbit_version": call.node.rabbitmq_version}, lists)
+
+
+class _Exported:
+    """What was exported so far: a binding goes along only with both its ends, and things change while an export is
+    made."""
+
+    def __init__(self) -> None:
+        self._names: set[tuple[bool, str, str]] = set()
+
+    def queues(self, vhosts: Iterable[Vhost]) -> Iterable[Facts]:
+        return self._noted(False, (facts for vhost in vhosts for facts in _queues(vhost)))
+
+    def exchanges(self, vhosts: Iterable[Vhost]) -> Iterable[Facts]:
+        return self._noted(True, (facts for vhost in vhosts for facts in _exchanges(vhost)))
+
+    def bindings(self, vhosts: Iterable[Vhost]) -> Iterable[Facts]:
+        for vhost in vhosts:
+            for binding in bindings.every(vhost):
+                if self._has(True, vhost, binding.source) and self._has(
+                    binding.to_exchange, vhost, binding.destination
+                ):
+                    facts = bindings.facts_of(binding)
+                    del facts["properties_key"]
+                    yield facts
+
+    def _noted(self, exchange: bool, entries: Iterable[Facts]) -> Iterable[Facts]:
+        for facts in entries:
+            self._names.add((exchange, facts["vhost"], facts["name"]))
+            yield facts
+
+    def _has(self, exchange: bool, vhost: Vhost, name: str) -> bool:
+        return (exchange and name.startswith("amq.")) or (exchange, vhost.name, name) in self._names
 
 
 def _export(call: Call, head: Facts, lists: list[tuple[str, Iterable[Facts]]]) -> Work:
@@ -110,17 +144,6 @@ def _exchanges(vhost: Vhost) -> Iterable[Facts]:
     for exchange in list(vhost.exchanges.values()):
         if exchange.name and not exchange.name.startswith("amq."):
             yield exchanges.facts_of(exchange)
-
-
-def _bindings(vhost: Vhost) -> Iterable[Facts]:
-    for binding in bindings.every(vhost):
-        if binding.source == "":
-            continue
-        queue = None if binding.to_exchange else vhost.queues.get(binding.destination)
-        if queue is None or queue.owner is None:
-            facts = bindings.facts_of(binding)
-            del facts["properties_key"]
-            yield facts
 
 
 def _without_vhost(facts: Facts) -> Facts:

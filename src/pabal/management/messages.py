@@ -124,6 +124,8 @@ def shown(call: Call, queue: Queue, message: Message, auto: bool, most: int | No
 def publish(call: Call) -> Any:
     exchange = exchanges.find(call)
     vhost = call.vhost
+    if call.broker.alarms:
+        raise ApiError(503, "service_unavailable", f"publishers are blocked: low on {', '.join(call.broker.alarms)}")
     body = call.json("routing_key", "properties", "payload", "payload_encoding")
     payload = _payload(body["payload"], body["payload_encoding"])
     if len(payload) > call.node.message_bytes_max:

@@ -198,7 +198,7 @@ UNSTORED_CHANGES_MAX: Final = 4096
 HELD_CHANGES_MAX: Final = 131_072
 """While the data file is copied for a backup, so many messages wait for it in memory; then publishers wait ..."""
 
-HELD_BYTES_MAX: Final = 64 * 1024 * 1024
+HELD_BYTES_MAX: Final = 128 * 1024 * 1024
 """... or so many bytes, which the log has too."""
 
 COMPACTION_FREE_BYTES_MIN: Final = 64 * 1024 * 1024

@@ -70,6 +70,11 @@ class Backups:
             server.begin_turn()  # what has gathered goes to the data file
             server.loop.call_later(_RELIEF_SECONDS, server.alarms.heed)
 
+    def stop(self) -> None:
+        """Gives up what is being made: the broker ends."""
+        if isinstance(self._server.store, LoggedStore):
+            self._server.store.release()
+
     async def _commit(self) -> None:
         waiter = _Durable()
         self._server.begin_turn()

@@ -73,6 +73,10 @@ class Listeners:
         `context`: asked for each connection, when TLS is to be asyncio's own."""
         self._doors += [_Door(self, sock, make_protocol, context) for sock in listener.sockets]
 
+    def status(self) -> str:
+        """A line about where is listened."""
+        return "listens on " + ", ".join(f"{each.protocol} {each.address}:{each.port}" for each in self.all)
+
     def close(self) -> None:
         """Accepts no more. Connections that there are stay, but those that are in the middle of opening."""
         for door in self._doors:

@@ -14,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 from pabal import __version__, compiled
 from pabal.broker.access import Access, Principal, Refused
@@ -53,20 +52,21 @@ from pabal.session.amqp091.codec import Amqp091Codec
 from pabal.session.amqp091.connection import Amqp091Session
 from pabal.session.amqp091.container import Amqp091Container
 from pabal.session.amqp091.settings import SessionSettings
-from pabal.store.durable_store import open_durable_store
 from pabal.store.interface import Store
-from pabal.store.memory import MemoryStore
 
 _STANDSTILL_MS = 1500  # between two ticks of the connections, which are to be a second apart
 
 
-def open_store(settings: Settings) -> Store:
-    """The store that the settings ask for. StoreError when it cannot be used."""
-    container = Amqp091Container()
-    containers = {container.code: container}
-    if settings.memory:
-        return MemoryStore(containers)
-    return open_durable_store(Path(settings.data), containers, logging.getLogger("pabal").info)
+def _session_settings(settings: Settings) -> SessionSettings:
+    return SessionSettings(
+        settings.frame_bytes_max,
+        settings.channel_max,
+        settings.heartbeat_seconds,
+        settings.message_bytes_max,
+        __version__,
+        f"Python {sys.version.split()[0]}",
+        COMPATIBILITIES[settings.compat],
+    )
 
 
 class Server:
@@ -105,15 +105,7 @@ class Server:
             self._token_verifier,
         )
         self._container = Amqp091Container()
-        self._session_settings = SessionSettings(
-            settings.frame_bytes_max,
-            settings.channel_max,
-            settings.heartbeat_seconds,
-            settings.message_bytes_max,
-            __version__,
-            f"Python {sys.version.split()[0]}",
-            COMPATIBILITIES[settings.compat],
-        )
+        self._session_settings = _session_settings(settings)
         self.alarms = Alarms(self, settings, store)
         self.backups = Backups(self)
         self.turn = Turn(self._broker, store, self._run_commit, self.fatal, self.alarms.disk_full)
@@ -175,8 +167,7 @@ class Server:
                 listener.start()
         self._loop.call_later(1.0, self._tick_connections)
         self._loop.call_later(SAMPLE_MS / 1000, self._sample)
-        if self._supervisor.watchdog_seconds:
-            self._feed_watchdog()
+        self._supervisor.feed_watchdog(self._loop)
         gc.freeze()
         gc.set_threshold(100_000, 50, 50)
         gc.enable()
@@ -206,25 +197,16 @@ class Server:
             self._loop.add_signal_handler(name, self.stop, f"signal {name.name}")
         if self._reread is not None:
             self._loop.add_signal_handler(signal.SIGHUP, self.reload)
-        self._supervisor.ready(self._status())
+        self._supervisor.ready(self.listeners.status())
         await self._stopped.wait()
         await self._shut_down()
         if self.failure is not None:
             raise self.failure
 
-    def _status(self) -> str:
-        """A line for who asks the supervisor."""
-        return "listens on " + ", ".join(f"{li.protocol} {li.address}:{li.port}" for li in self.listeners.all)
-
-    def _feed_watchdog(self) -> None:
-        """From the loop: when that stands still, so does everything."""
-        self._supervisor.alive()
-        self._loop.call_later(self._supervisor.watchdog_seconds / 3, self._feed_watchdog)
-
     def reload(self) -> None:
         self._supervisor.reloading()
         self._reload()
-        self._supervisor.ready(self._status())
+        self._supervisor.ready(self.listeners.status())
 
     def _reload(self) -> None:
         """Reads the settings again and makes what they name now. When they are not valid, nothing changes."""
@@ -237,7 +219,12 @@ class Server:
             why = str(error) if isinstance(error, SettingsError) else repr(error)
             self.log.error("settings refused, nothing changed: %s", printable(why))
             return
-        self._renew_certificates(settings)
+        if self.certificates is not None and settings.tls_certificate:
+            error_of_files = self.certificates.renewed(settings)
+            why = (
+                f"refused, the old one stays: {error_of_files}" if error_of_files else "re-read, for new connections"
+            )
+            self.log.log(logging.ERROR if error_of_files else logging.INFO, "certificate %s", printable(why))
         changes: list[str] = []
         with self._fatal_errors():
             changes = provision(self._broker, settings)
@@ -245,15 +232,6 @@ class Server:
             self.log.warning("setting %s has changed: that takes a restart", name)
         self.log.info("settings re-read, %s", "with changes:" if changes else "no changes")
         self._log_changes(changes)
-
-    def _renew_certificates(self, settings: Settings) -> None:
-        if self.certificates is not None and settings.tls_certificate:
-            try:
-                self.certificates.renew(settings)
-            except SettingsError as error:
-                self.log.error("certificate refused, the old one stays: %s", printable(str(error)))
-            else:
-                self.log.info("certificate re-read, for connections from now on")
 
     def _log_changes(self, changes: list[str]) -> None:
         for change in changes:
@@ -296,6 +274,7 @@ class Server:
             await asyncio.sleep(0.01)
         self.turn.failed = True  # a turn that is still to end comes too late
         if self.failure is None:
+            self.backups.stop()
             self.alarms.commit_last(self._store)
         self._verifier.stop()
         self._token_verifier.stop()

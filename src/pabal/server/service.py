@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -36,8 +37,11 @@ class Supervisor:
     def stopping(self, why: str) -> None:
         self._tell(f"STOPPING=1\nSTATUS=stopping: {why}")
 
-    def alive(self) -> None:
-        self._tell("WATCHDOG=1")
+    def feed_watchdog(self, loop: asyncio.AbstractEventLoop) -> None:
+        """From the loop, again and again: when that stands still, so does everything."""
+        if self.watchdog_seconds:
+            self._tell("WATCHDOG=1")
+            loop.call_later(self.watchdog_seconds / 3, self.feed_watchdog, loop)
 
     def _tell(self, state: str) -> None:
         if self._socket is not None:

@@ -52,6 +52,14 @@ class Certificates:
         self.https_context: ssl.SSLContext = https_context
         self.login_from: str = settings.tls_login_from
 
+    def renewed(self, settings: Settings) -> str:
+        """The same; returns why not, or nothing."""
+        try:
+            self.renew(settings)
+        except SettingsError as error:
+            return str(error)
+        return ""
+
 
 def _load(settings: Settings) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

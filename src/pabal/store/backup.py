@@ -26,6 +26,7 @@ _HEAD: Final = "backup.json"
 _SUMS: Final = "SHA256SUMS"
 _HEAD_BYTES_MAX: Final = 64 * 1024
 _STEP_BYTES: Final = 1024 * 1024
+_SYNC_BYTES: Final = 16 * 1024 * 1024
 
 
 class BackupError(Exception):
@@ -60,13 +61,37 @@ class _Reader:
         return data
 
 
+class _Writer:
+    """Writes to a file, and waits for the disk again and again: much to be written at once would make the
+    commits of the broker wait behind it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._unsynced = 0
+
+    def write(self, data: bytes) -> int:
+        self._unsynced += len(data)
+        if self._unsynced > _SYNC_BYTES:
+            self.sync()
+        return self._file.write(data)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def sync(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._unsynced = 0
+
+
 def write_backup(
     data_file: Path, data_bytes: int, file: IO[bytes], version: str, time: str, lasts: Callable[[], bool]
 ) -> BackupSummary:
     """Writes a backup of the data file, which must not change meanwhile, and makes it durable. BackupError as soon as
     `lasts` denies that; OSError."""
     head = {"format": BACKUP_FORMAT, "version": version, "time": time, "data_bytes": data_bytes}
-    with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar:
+    writer: Any = _Writer(file)
+    with tarfile.open(fileobj=writer, mode="w", format=tarfile.GNU_FORMAT) as tar:
         tar.copybufsize = _STEP_BYTES  # type: ignore[attr-defined]
         _add(tar, _HEAD, json.dumps(head, indent=1).encode() + b"\n")
         member = _member(DATA_FILE, data_bytes)
@@ -75,8 +100,7 @@ def write_backup(
             tar.addfile(member, reader)
         sha256 = reader.digest.hexdigest()
         _add(tar, _SUMS, f"{sha256}  {DATA_FILE}\n".encode())
-    file.flush()
-    os.fsync(file.fileno())
+    writer.sync()
     return BackupSummary(version, time, data_bytes, sha256)
 
 
