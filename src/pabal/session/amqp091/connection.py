@@ -203,9 +203,13 @@ class Amqp091Session:
 
     def begin_trace(self, trace: Trace) -> None:
         """Someone wants to see the frames from now on; what was received and not acted on yet is among them."""
-        began = self.state != "header"
-        trace.begin(began, None if self._lost_track else self._scanner.unscanned() if began else self._header)
+        trace.begin(self.state != "header", self._unread)
         trace.state(self.state)
+
+    def _unread(self) -> bytes | None:
+        if self._lost_track:
+            return None
+        return self._header if self.state == "header" else self._scanner.unscanned()
 
     def _refuse_protocol(self) -> None:
         """§4.2.2: answer with the header of the protocol that is spoken here, and close."""
