@@ -155,6 +155,19 @@ def test_only_a_window_is_in_memory() -> None:
         held.drain()
 
 
+def test_large_messages_that_were_taken_are_let_go_soon() -> None:
+    """A queue that is never empty: what came and went must not pile up behind those that are there."""
+    held = Held(messages_max=1000, bytes_max=10**9)
+    body = bytes(100_000)
+    for place in range(1, 200):
+        message = Message(envelope(), body, place, 0, UNSTORED)
+        held.backlog.append([message], len(body))
+        if place > 10:
+            held.backlog.take(1)
+        assert len(held.backlog._front) <= 10 + 2 * 1024 * 1024 // len(body) + 1
+    assert (len(held.backlog), held.backlog.content_bytes) == (10, 10 * len(body))
+
+
 def test_what_is_not_durable_stays_in_memory() -> None:
     with small_windows():
         held = Held(messages_max=1)

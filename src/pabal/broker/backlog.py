@@ -23,6 +23,8 @@ from pabal.store.journal import QueueLog
 
 _FIRST_LOAD_SHARE: int = 512
 """After a restart a queue first loads this part of what it loads at once otherwise: there may be many queues."""
+_PASSED_BYTES_MAX: int = 2 * 1024 * 1024
+"""Contents of messages that were taken and are let go all together."""
 
 
 def count_bodies(messages: Iterable[Message]) -> tuple[int, int]:
@@ -53,6 +55,7 @@ class Backlog:
         "_load_share",
         "_log",
         "_messages_max",
+        "_passed_bytes",
         "_recovered_position",
         "_returned",
         "_seen_position",
@@ -80,6 +83,7 @@ class Backlog:
         self.returned_bytes = 0
         self._front: list[Message] = []
         self._head = 0
+        self._passed_bytes = 0  # of the contents of those before the head, which are still in the list
         self._tail: list[Message] = []
         self._disk_count = count
         self._seen_position = self._base  # the last position that is in front of those on disk
@@ -137,28 +141,29 @@ class Backlog:
             size = sum(len(message.content) for message in taken)
             self.returned_bytes -= size
         else:
-            head = self._head
-            front = self._front
-            if head == len(front):
-                if not self._refill():
-                    return []
-                head, front = 0, self._front
-            taken = front[head : head + most]
-            head += len(taken)
-            if head == len(front):
-                self._front = []
-                head = 0
-            elif head >= 4096 and head * 2 >= len(front):
-                del front[:head]
-                head = 0
-            self._head = head
+            if self._head == len(self._front) and not self._refill():
+                return []
+            taken = self._front[self._head : self._head + most]
             size = 0
             for message in taken:
                 size += len(message.content)
+            self._move_head(len(taken), size)
         self.content_bytes -= size
         self.taken += len(taken)
         self.taken_bytes += size
         return taken
+
+    def _move_head(self, count: int, size: int) -> None:
+        """So many were taken from the front. They are let go now and then, since each time the others move up."""
+        head = self._head + count
+        self._passed_bytes += size
+        if head == len(self._front):
+            self._front = []
+            head = self._passed_bytes = 0
+        elif self._passed_bytes > _PASSED_BYTES_MAX or (head >= 4096 and head * 2 >= len(self._front)):
+            del self._front[:head]
+            head = self._passed_bytes = 0
+        self._head = head
 
     @property
     def mean_bytes(self) -> int:
@@ -193,7 +198,7 @@ class Backlog:
             on_disk = [(self._disk_count, self._seen_position + 1, last - 1)]
         self._returned, self._front, self._tail = [], [], []
         self.returned_bytes = 0
-        self._head = self._disk_count = self.content_bytes = 0
+        self._head = self._passed_bytes = self._disk_count = self.content_bytes = 0
         self.paging = False
         return messages, on_disk
 
@@ -250,7 +255,7 @@ class Backlog:
     def _refill(self) -> bool:
         """Fills the empty front from disk, or from the tail when nothing is on disk. False when both are empty."""
         self._front = []
-        self._head = 0
+        self._head = self._passed_bytes = 0
         if self._disk_count:
             self._front = self._read(self._tail[0].position if self._tail else self._end)
             if not self._front:
