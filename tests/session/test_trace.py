@@ -266,7 +266,9 @@ def test_beyond_a_budget_nothing_is_looked_at_and_then_a_frame_begins() -> None:
         trace = Trace(lines.append, budget=budget)
         trace.begin(False, peer.session._unread)
         for piece in pieces:
+            told, most = len(lines), budget.given[0]
             trace.received(piece)
             peer.session.receive_data(piece)
+            assert len(lines) - told <= most
         assert lines and set(lines) <= set(full)
         assert 0 < budget.left_out < len(data) and len(lines) < len(full)
