@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import socket
+import time
 from collections.abc import Callable
 
 import pika
+import pytest
 
 from broker_process import BrokerProcess
-from clients.pika_client import Inbox, open_connection, publish
+from clients.pika_client import Inbox, cut, open_connection, publish
 
 LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} (DEBUG|INFO) +127\.0\.0\.1:\d+ (.*)")
 
@@ -58,6 +61,34 @@ def test_debug(start_broker: Callable[..., BrokerProcess]) -> None:
     assert "response=<12 bytes>" in broker.log()
     assert "\\x00guest" not in broker.log()
     assert "top secret" not in broker.log()
+
+
+def test_one_line_an_event(start_broker: Callable[..., BrokerProcess]) -> None:
+    broker = start_broker()
+    since = broker.log_size()
+    open_connection(broker).close()
+    wrong = pika.PlainCredentials("guest", "wrong")
+    for parameters in ({"credentials": wrong}, {"virtual_host": "none"}):
+        with pytest.raises(pika.exceptions.AMQPConnectionError):
+            open_connection(broker, **parameters)
+    cut(open_connection(broker))
+    with socket.create_connection((broker.host, broker.port)) as stranger:
+        stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        stranger.recv(8)
+    deadline = time.monotonic() + 10
+    while "refused: the first" not in broker.log(since) or "without saying so" not in broker.log(since):
+        assert time.monotonic() < deadline, broker.log(since)
+        time.sleep(0.01)
+    lines = [line.partition("127.0.0.1:")[2].partition(" ")[2] for line in broker.log(since).splitlines()]
+    assert sorted(lines) == [
+        "closed by the client",
+        "closed by the client without saying so",
+        "closed: NOT_ALLOWED - vhost none not found",
+        "opened vhost '/' as user 'guest'",
+        "opened vhost '/' as user 'guest'",
+        "refused: the first bytes are not AMQP 0-9-1",
+        "refused: user 'guest' - invalid credentials",
+    ]
 
 
 def test_at_other_levels_there_is_nothing_of_it(start_broker: Callable[..., BrokerProcess]) -> None:

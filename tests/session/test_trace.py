@@ -180,7 +180,7 @@ def test_after_the_track_is_lost_nothing_is_shown() -> None:
 def selected(selection: Selection, *parts: bytes) -> list[str]:
     lines: list[str] = []
     trace = Trace(lines.append, selection)
-    trace.begin(True, b"")
+    trace.begin(True, lambda: b"")
     trace.received(b"".join(parts))
     trace.state("open")
     return lines
@@ -231,3 +231,44 @@ def test_a_selection_does_not_depend_on_the_pieces() -> None:
         found.append(lines)
     assert found[0] == found[1] == found[2]
     assert found[0][-2:] == ["< 4 body 6 bytes 'abcdef'", "< 4 body 3 bytes 'gh'…"]
+
+
+# --- Budgets -------------------------------------------------------------------------------------------------
+
+
+class Budget:
+    """`given`: lines for each piece that comes."""
+
+    def __init__(self, *given: int) -> None:
+        self.given = list(given)
+        self.lines_left = 0
+        self.frames_left = 0
+        self.left_out = 0
+
+    def refill(self) -> bool:
+        self.lines_left = self.given.pop(0)
+        self.frames_left = 1000
+        return self.lines_left > 0
+
+    def leave_out(self, size: int) -> None:
+        self.left_out += size
+
+
+def test_beyond_a_budget_nothing_is_looked_at_and_then_a_frame_begins() -> None:
+    """However the bytes come, and wherever what is left out ends."""
+    data = HANDSHAKE + b"".join(LIFE)
+    full = lines_from(0, False)
+    for step in (50, 997, 20_000):
+        peer = Peer(World())
+        pieces = [data[at : at + step] for at in range(0, len(data), step)]
+        lines: list[str] = []
+        budget = Budget(9, *([0, 3, 3, 0, 1, 99] * len(pieces))[: len(pieces) + 2])
+        trace = Trace(lines.append, budget=budget)
+        trace.begin(False, peer.session._unread)
+        for piece in pieces:
+            told, most = len(lines), budget.given[0]
+            trace.received(piece)
+            peer.session.receive_data(piece)
+            assert len(lines) - told <= most
+        assert lines and set(lines) <= set(full)
+        assert 0 < budget.left_out < len(data) and len(lines) < len(full)

@@ -27,7 +27,8 @@ def boolean(value: Any, otherwise: bool = False) -> bool:
 
 def text(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise bad_request(f"{name} should be a string, actually was {value!r}")
+        shown = "" if name == "password" else f", actually was {value!r}"
+        raise bad_request(f"{name} should be a string{shown}")
     try:
         value.encode()
     except UnicodeEncodeError:

@@ -255,10 +255,13 @@ HTTP_GET_BYTES_MAX: Final = 64 * 1024 * 1024
 
 # --- Taps ----------------------------------------------------------------------------------------------------
 TAP_LINES_PER_SECOND_MAX: Final = 5000
-"""That one tap is given; further ones are counted."""
+"""That one tap is given; what follows in that tenth of a second is left out."""
+
+TAP_FRAMES_PER_SECOND_MAX: Final = 100_000
+"""That are looked at for one tap, likewise."""
 
 TAP_BYTES_MAX: Final = 256 * 1024
-"""Of lines that its reader has not taken yet; further ones are counted."""
+"""Of lines that its reader has not taken yet; meanwhile everything is left out."""
 
 TAP_QUIET_SECONDS: Final = 15.0
 """Without a line for so long its reader gets an empty one."""

@@ -183,7 +183,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.begin_turn()
-        if not self.session.closed:
+        if self.session.state not in ("closing", "closed"):  # else there was a line already
             self.log("closed by the client" + (f": {exc}" if exc else " without saying so"))
         self._server.remove(self)
         self._guarded(self.session.connection_lost)

@@ -100,6 +100,8 @@ class Settings:
 
 
 FILE_ONLY = ("users", "policies", "vhost_limits", "oauth")
+_SECRET = ("default_password", "users")
+"""Their values are in no message."""
 _RANGES = {
     "port": (-1, 65_535),
     "tls_port": (0, 65_535),
@@ -218,7 +220,8 @@ def _changed(settings: Settings, values: Mapping[str, Any], source: str) -> Sett
         if kind is tuple and isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
             value = tuple(value)
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise SettingsError(f"{source}: {name} = {value!r}: expected {_kind_name(kind)}")
+            shown = "" if name in _SECRET else f" = {value!r}"
+            raise SettingsError(f"{source}: {name}{shown}: expected {_kind_name(kind)}")
         low, high = _RANGES.get(name, (None, None))
         if low is not None and not low <= value <= high:
             raise SettingsError(f"{source}: {name} = {value}: expected {low} to {high}")

@@ -8,7 +8,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from pabal.model.limits import TAP_BYTES_MAX, TAP_LINES_PER_SECOND_MAX, TAP_QUIET_SECONDS, TAPS_MAX
+from pabal.model.limits import (
+    TAP_BYTES_MAX,
+    TAP_FRAMES_PER_SECOND_MAX,
+    TAP_LINES_PER_SECOND_MAX,
+    TAP_QUIET_SECONDS,
+    TAPS_MAX,
+)
 from pabal.session.amqp091.trace import NAMES, Selection, Trace
 
 if TYPE_CHECKING:
@@ -23,8 +29,8 @@ _KINDS: Final = {"<": "received", ">": "sent", "=": "state", "!": "error"}
 
 class Tap:
     """Its lines, from the connection's trace to who reads them. Neither a connection with very much to tell nor a
-    slow reader costs more than so much: lines beyond TAP_LINES_PER_SECOND_MAX, and those for which there is no room
-    in TAP_BYTES_MAX, are not even made, only counted; a line says how many there were.
+    slow reader costs more than so much: beyond the limits of lines and frames a second, and while there is no room
+    in TAP_BYTES_MAX, nothing is looked at; a line says how many bytes that were.
 
     `as_json`: each line an object. `clock`: the time of the turn, in ms since the epoch. `closed`: called once, when
     it is at its end."""
@@ -32,7 +38,8 @@ class Tap:
     def __init__(
         self, selection: Selection, as_json: bool, clock: Callable[[], int], closed: Callable[[Tap], None]
     ) -> None:
-        self.trace = Trace(self._take, selection, self._has_room)
+        self.lines_left = self.frames_left = 0
+        self.trace = Trace(self._take, selection, self)
         self._form = _as_json if as_json else _as_text
         self._clock = clock
         self._closed = closed
@@ -40,24 +47,25 @@ class Tap:
         self._bytes = 0
         self._left_out = 0
         self._window = 0
-        self._window_lines = 0
         self._ended = False
         self._news = asyncio.Event()
 
     # --- In -------------------------------------------------------------------------------------------------
 
-    def _has_room(self) -> bool:
+    def refill(self) -> bool:
+        """See session.amqp091.trace.Budget."""
         window = self._clock() // _WINDOW_MS
         if window != self._window:
             self._window = window
-            self._window_lines = 0
-        if self._bytes > TAP_BYTES_MAX or self._window_lines >= TAP_LINES_PER_SECOND_MAX * _WINDOW_MS // 1000:
-            self._left_out += 1
-            if self._left_out == 1:
-                self._news.set()
-            return False
-        self._window_lines += 1
-        return True
+            self.lines_left = TAP_LINES_PER_SECOND_MAX * _WINDOW_MS // 1000
+            self.frames_left = TAP_FRAMES_PER_SECOND_MAX * _WINDOW_MS // 1000
+        return self.lines_left > 0 and self.frames_left > 0 and self._bytes <= TAP_BYTES_MAX
+
+    def leave_out(self, size: int) -> None:
+        """Likewise."""
+        if not self._left_out:
+            self._news.set()
+        self._left_out += size
 
     def _take(self, line: str) -> None:
         if (
@@ -68,8 +76,8 @@ class Tap:
 
     def _tell_what_is_missing(self) -> None:
         if self._left_out:
-            count, self._left_out = self._left_out, 0
-            self._add(f"= {count} line{'s' if count != 1 else ''} left out: more than the tap may take")
+            size, self._left_out = self._left_out, 0
+            self._add(f"= {size} bytes left out: more than a tap may take")
 
     def _add(self, line: str) -> None:
         data = self._form(self._clock(), line.translate(_CONTROLS))

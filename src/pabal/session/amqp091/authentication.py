@@ -91,8 +91,7 @@ class Login:
         session = self._session
         session.broker.statistics.login("amqp091", not isinstance(answer, Refused))
         if isinstance(answer, Refused):
-            session.log(f"refused: {answer.reason}")
-            self._refuse()
+            self._refuse(f"refused: {answer.reason}")
             return
         self._principal = answer
         session.user = answer.name
@@ -108,15 +107,16 @@ class Login:
             )
         )
 
-    def _refuse(self) -> None:
-        """Says so to a peer that said it would understand; closes the socket on another."""
+    def _refuse(self, why: str) -> None:
+        """Says so to a peer that said it would understand; closes the socket on another. `why` is for the log."""
         if self._wants_failure_close:
             text = (
                 f"Login was refused using authentication mechanism {self._mechanism}. For details see the broker "
                 f"logfile."
             )
-            self._session.close_with(WireError(codes.ACCESS_REFUSED, text))
+            self._session.close_with(WireError(codes.ACCESS_REFUSED, text), why)
         else:
+            self._session.log(why)
             self._session.end()
 
     # --- Limits and the vhost -------------------------------------------------------------------------------
@@ -166,10 +166,10 @@ class Login:
         if session.state != "open":
             return
         if isinstance(answer, Refused):
-            session.log(f"new secret refused: {answer.reason}")
             text = "New secret was refused by one of the backends"
             update = m.CONNECTION_UPDATE_SECRET
-            session.close_with(WireError(codes.NOT_ALLOWED, text, update.class_id, update.method_id))
+            error = WireError(codes.NOT_ALLOWED, text, update.class_id, update.method_id)
+            session.close_with(error, f"closed: new secret refused: {answer.reason}")
         else:
             self._take(answer)
         session.resume()

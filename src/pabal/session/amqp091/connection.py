@@ -203,9 +203,13 @@ class Amqp091Session:
 
     def begin_trace(self, trace: Trace) -> None:
         """Someone wants to see the frames from now on; what was received and not acted on yet is among them."""
-        began = self.state != "header"
-        trace.begin(began, None if self._lost_track else self._scanner.unscanned() if began else self._header)
+        trace.begin(self.state != "header", self._unread)
         trace.state(self.state)
+
+    def _unread(self) -> bytes | None:
+        if self._lost_track:
+            return None
+        return self._header if self.state == "header" else self._scanner.unscanned()
 
     def _refuse_protocol(self) -> None:
         """§4.2.2: answer with the header of the protocol that is spoken here, and close."""
@@ -313,6 +317,8 @@ class Amqp091Session:
         elif method is m.CONNECTION_UPDATE_SECRET:
             self._login.update_secret(*arguments)
         elif method is m.CONNECTION_CLOSE:
+            if self.state != "closing":
+                self.log("closed by the client")
             self.output.write(m.encode_method(0, m.CONNECTION_CLOSE_OK))
             self.end()
         else:  # close-ok
@@ -398,9 +404,10 @@ class Amqp091Session:
         if self.state not in ("closing", "closed"):
             self.close_with(error)
 
-    def close_with(self, error: WireError) -> None:
+    def close_with(self, error: WireError, why: str = "") -> None:
+        """`why`: what the log says of it, if that is not what the peer is told."""
         text = reply_text(error.code, error.text)
-        self.log(f"closed: {text}")
+        self.log(why or f"closed: {text}")
         self._release()
         self.state = "closing"
         self._begun_ms = self.broker.now_ms

@@ -7,10 +7,10 @@ direct reply-to by their beginning.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from struct import Struct
-from typing import Final
+from typing import Final, Protocol
 
 from pabal.session.amqp091.replies import PSEUDO_QUEUE, is_reply_name
 from pabal.wire.amqp091.errors import WireError
@@ -63,36 +63,64 @@ class Selection:
 _ALL: Final = Selection()
 
 
+class Budget(Protocol):
+    """How much of a connection a trace may look at, so that the connection goes on as if nobody did. What comes when
+    there is nothing left of it is not even looked at: the trace goes on at a frame of which the session knows that
+    it begins there."""
+
+    lines_left: int
+    frames_left: int
+    """To be counted down: lines that are told, frames that are looked at."""
+
+    def refill(self) -> bool:
+        """Whether there is something left of both now."""
+
+    def leave_out(self, size: int) -> None:
+        """So many bytes were not looked at."""
+
+
 class Trace:
-    """One connection's. `write` is called with each line. `room` is asked before one is made: who has none gets the
-    next one that there is room for."""
+    """One connection's. `write` is called with each line. Without a `budget` all is told."""
 
     def __init__(
-        self,
-        write: Callable[[str], None],
-        selection: Selection = _ALL,
-        room: Callable[[], bool] | None = None,
+        self, write: Callable[[str], None], selection: Selection = _ALL, budget: Budget | None = None
     ) -> None:
         self._write = write
-        self._in = _Direction("<", write, selection, room)
-        self._out = _Direction(">", write, selection, room)
-        self._room = room
+        self._in = _Direction("<", write, selection, budget)
+        self._out = _Direction(">", write, selection, budget)
+        self._budget = budget
+        self._unread: Callable[[], bytes | None] | None = None
         self._shows_states = not selection.names or STATE in selection.names
         self._state = ""
 
-    def begin(self, began: bool, rest: bytes | None) -> None:
-        """In the middle of a connection's life. `began`: frames passed already, in both directions. `rest`: what was
-        received and is not acted on yet, from the beginning of a frame on; None when that is not known any more."""
+    def begin(self, began: bool, unread: Callable[[], bytes | None]) -> None:
+        """In the middle of a connection's life. `began`: frames passed already, in both directions. `unread`: says
+        what was received and is not acted on yet, from the beginning of a frame on; None when that is not known any
+        more."""
         self._in.began = self._out.began = began
+        self._unread = unread
+        rest = unread()
         if rest is None:
             self._in.lost = True
-        else:
+        elif self._budget is None or self._budget.refill():
             self._in.read(rest)
 
     def received(self, data: bytes) -> None:
+        """To be called before the session is given it."""
+        if self._budget is not None and not self._budget.refill():
+            self._in.suspend(len(data))
+            return
+        if self._in.suspended and self._unread is not None:
+            self._in.resume(self._unread())
         self._in.read(data)
 
-    def sent(self, pieces: Iterable[bytes]) -> None:
+    def sent(self, pieces: Sequence[bytes]) -> None:
+        """Whole frames."""
+        if self._budget is not None and not self._budget.refill():
+            self._out.suspend(sum(map(len, pieces)))
+            return
+        if self._out.suspended:
+            self._out.resume(b"")
         for piece in pieces:
             self._out.read(piece)
 
@@ -104,8 +132,13 @@ class Trace:
 
     def note(self, what: str) -> None:
         """Something of the connection that is neither frame nor event."""
-        if self._shows_states and (self._room is None or self._room()):
-            self._write(f"= {what}")
+        if not self._shows_states:
+            return
+        if self._budget is not None:
+            if not self._budget.refill():
+                return
+            self._budget.lines_left -= 1
+        self._write(f"= {what}")
 
     def event(self, event: str) -> None:
         """One that is logged at any level."""
@@ -119,14 +152,16 @@ class Trace:
 class _Direction:
     """The bytes of one direction, in whatever pieces they come."""
 
-    def __init__(
-        self, mark: str, write: Callable[[str], None], selection: Selection, room: Callable[[], bool] | None
-    ) -> None:
+    def __init__(self, mark: str, write: Callable[[str], None], selection: Selection, budget: Budget | None) -> None:
         self.began = False
         self.lost = False
+        self.suspended = False
+        """Something was left out: what comes next is to begin where a frame does, after `resume`."""
         self._mark = mark
         self._write = write
-        self._room = room
+        self._budget = budget
+        self._full = False
+        self._muted = False
         self._channels = selection.channels
         self._names = selection.names
         self._body_bytes = selection.body_bytes
@@ -135,10 +170,34 @@ class _Direction:
         self._followed: set[int] = set()  # channels whose last method was one of the names
         self._body_left: dict[int, int] = {}  # how much of the body that passes is still to be shown, by channel
 
+    def suspend(self, size: int) -> None:
+        """So many bytes are not looked at."""
+        self.suspended = True
+        if self._budget is not None:
+            self._budget.leave_out(size)
+
+    def resume(self, rest: bytes | None) -> None:
+        """`rest`: what came before and is not acted on, from the beginning of a frame on. Of its frames was told, or
+        they were left out."""
+        self.suspended = self._full = False
+        self._rest = b""
+        self._skip = 0
+        self._followed.clear()
+        self._body_left.clear()
+        self.lost = rest is None
+        if rest:
+            self._muted = True
+            self.read(rest)
+            self._muted = False
+
     def read(self, data: bytes) -> None:
         """Writes a line for each frame that is complete now, or that is not looked into."""
         if self.lost:
             return
+        if self.suspended:
+            self.suspend(len(data))
+            return
+        budget = self._budget
         skipped = min(self._skip, len(data))
         self._skip -= skipped
         buffer = self._rest + data[skipped:]
@@ -152,6 +211,11 @@ class _Direction:
                 pos = 8
             self.began = True
         while len(buffer) - pos >= _HEAD.size:
+            if budget is not None and not self._muted:
+                budget.frames_left -= 1
+                if self._full or budget.frames_left < 0:
+                    self.suspend(min(len(buffer) - pos, len(data)))
+                    return
             kind, channel, size = _HEAD.unpack_from(buffer, pos)
             start, stop = pos + _HEAD.size, pos + size + FRAME_OVERHEAD_BYTES
             if kind == FRAME_BODY or size > _READ_BYTES_MAX:
@@ -180,15 +244,19 @@ class _Direction:
         self._rest = buffer[pos:]
 
     def _tell(self, line: str) -> None:
-        self._write(f"{self._mark} {line}")
+        if not self._muted:
+            self._write(f"{self._mark} {line}")
 
     def _takes(self, kind: int, channel: int, buffer: bytes, start: int) -> bool:
-        """Whether this frame is to be shown, and there is room for it."""
-        if self._channels and channel not in self._channels:
+        """Whether this frame is to be shown."""
+        if self._muted or (self._channels and channel not in self._channels):
             return False
         if self._names and not self._is_named(kind, channel, buffer, start):
             return False
-        return self._room is None or self._room()
+        if self._budget is not None:
+            self._budget.lines_left -= 1
+            self._full = self._budget.lines_left <= 0  # that was the last one for now
+        return True
 
     def _is_named(self, kind: int, channel: int, buffer: bytes, start: int) -> bool:
         names = self._names
