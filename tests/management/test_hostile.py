@@ -122,3 +122,13 @@ def test_paths_as_they_must_not_be(api: Api) -> None:
 def test_pages_elsewhere_may_not_ask_by_default(api: Api) -> None:
     headers = api.call("GET", "/whoami", origin="http://elsewhere.example").headers
     assert not any(name.startswith("access-control") for name in headers)
+
+
+def test_a_search_that_never_ends_ends(api: Api) -> None:
+    api.put("/queues/%2F/" + "a" * 60 + "!", {})
+    began = time.monotonic()
+    for name in ("(a%2B)%2B%24", "(a|aa)%2B%24"):
+        assert api.get(f"/queues?page=1&use_regex=true&name={name}").value["items"] == []
+    assert api.get("/queues?columns=" + ",".join(f"{n}.a" for n in range(8000))).status == 200
+    assert time.monotonic() - began < 5
+    api.delete("/queues/%2F/" + "a" * 60 + "!")

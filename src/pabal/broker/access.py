@@ -17,6 +17,7 @@ from pabal.broker.broker import Broker
 from pabal.model.definitions import UserDefinition
 from pabal.model.errors import AccessRefused, InvalidParameter, NotAllowed, PreconditionFailed
 from pabal.model.passwords import verify_password
+from pabal.model.patterns import Pattern
 from pabal.model.policies import compile_pattern
 from pabal.model.scopes import Scopes
 
@@ -281,11 +282,11 @@ def matches(pattern: str, name: str) -> bool:
     if pattern == ".*":
         return True
     compiled = _compiled(pattern or "^$")
-    return compiled is not None and compiled.search(name) is not None
+    return compiled is not None and compiled.search(name)
 
 
 @lru_cache(maxsize=1024)
-def _compiled(pattern: str) -> re.Pattern[str] | None:
+def _compiled(pattern: str) -> Pattern | None:
     try:
         return compile_pattern(pattern)
     except InvalidParameter:

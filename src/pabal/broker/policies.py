@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pabal.model.arguments import QueueArguments
 from pabal.model.definitions import PolicyDefinition
-from pabal.model.policies import compile_pattern, effective_arguments, matches_queue, merge
+from pabal.model.patterns import Pattern
+from pabal.model.policies import PatternTooComplex, compile_pattern, effective_arguments, matches_queue, merge
 
 if TYPE_CHECKING:
     from pabal.broker.vhost import Vhost
@@ -24,16 +24,24 @@ class Applied(NamedTuple):
 NONE_APPLIED = Applied(None, None, {})
 
 
+def _compiled(pattern: str) -> Pattern:
+    """One that an older release took and this one does not matches nothing: the broker is to start all the same."""
+    try:
+        return compile_pattern(pattern)
+    except PatternTooComplex:
+        return Pattern("(?!)")
+
+
 class Policies:
     """Those of one vhost. `definitions`: by kind (True: an operator's) and name."""
 
     def __init__(self) -> None:
         self.definitions: dict[tuple[bool, str], PolicyDefinition] = {}
-        self._ranked: tuple[list[tuple[re.Pattern[str], PolicyDefinition]], ...] = ([], [])
+        self._ranked: tuple[list[tuple[Pattern, PolicyDefinition]], ...] = ([], [])
 
     def put(self, policy: PolicyDefinition) -> None:
         """Adds the policy or changes it. InvalidParameter: the pattern is no regular expression."""
-        compile_pattern(policy.pattern)
+        _compiled(policy.pattern)
         self.definitions[policy.operator, policy.name] = policy
         self._rank(policy.operator)
 
@@ -44,7 +52,7 @@ class Policies:
     def _rank(self, operator: bool) -> None:
         """The highest priority first; among equals by name, where RabbitMQ leaves it open."""
         ranked = self._ranked[operator]
-        ranked[:] = [(compile_pattern(p.pattern), p) for p in self.definitions.values() if p.operator == operator]
+        ranked[:] = [(_compiled(p.pattern), p) for p in self.definitions.values() if p.operator == operator]
         ranked.sort(key=lambda pair: (-pair[1].priority, pair[1].name))
 
     def for_queue(self, name: str, kind: str) -> Applied:

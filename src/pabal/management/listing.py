@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 from pabal.management.call import Answer, ApiError, Call, Work, bad_request
 from pabal.management.encoding import encode
+from pabal.model.patterns import Pattern, TooComplex
 
 T = TypeVar("T")
 Facts = dict[str, Any]
@@ -28,18 +29,18 @@ class Page:
         self.number = number
         self.size = size
         self.name = name
-        self._pattern: re.Pattern[str] | None = None
+        self._pattern: Pattern | None = None
         if name and use_regex:
             try:
-                self._pattern = re.compile(name[:PATTERN_CHARACTERS_MAX], re.IGNORECASE)
-            except re.error:
+                self._pattern = Pattern(name[:PATTERN_CHARACTERS_MAX], re.IGNORECASE)
+            except (re.error, RecursionError, OverflowError, TooComplex):
                 raise bad_request("Pagination parameters are invalid") from None
 
     def matches(self, name: Any) -> bool:
         if not self.name:
             return True
         if self._pattern is not None:
-            return self._pattern.search(str(name)) is not None
+            return self._pattern.search(str(name))
         return self.name.lower() in str(name).lower()
 
 
@@ -62,31 +63,50 @@ def asked_page(query: Mapping[str, str]) -> Page | None:
     return Page(number, size or PAGE_SIZE, query.get("name", ""), query.get("use_regex") == "true")
 
 
+Chosen = dict[str, "Chosen | None"]
+"""Names with what is wanted of the inside, None for all of it."""
+
+
 class Columns:
     """What is asked for by `columns`: names, with dots into what is inside."""
 
     def __init__(self, text: str | None) -> None:
-        self._wanted = None if text is None else [name.split(".") for name in text.split(",") if name]
+        self._wanted: Chosen | None = None
+        if text is not None:
+            self._wanted = {}
+            for name in text.split(","):
+                if name:
+                    _choose(self._wanted, name.split("."))
 
     @property
     def names(self) -> set[str] | None:
         """The first parts, None for all."""
-        return None if self._wanted is None else {path[0] for path in self._wanted if path}
+        return None if self._wanted is None else set(self._wanted)
 
     def of(self, value: Any) -> Any:
         return value if self._wanted is None else _chosen(value, self._wanted)
 
 
-def _chosen(value: Any, wanted: list[list[str]]) -> Any:
+def _choose(wanted: Chosen, path: list[str]) -> None:
+    """Adds one column. All that is inside of a column goes before a part of it."""
+    for name in path[:-1]:
+        inner = wanted.setdefault(name, {})
+        if inner is None:
+            return
+        wanted = inner
+    wanted[path[-1]] = None
+
+
+def _chosen(value: Any, wanted: Chosen) -> Any:
     if isinstance(value, list):
         return [_chosen(each, wanted) for each in value]
     if not isinstance(value, dict):
         return value
     found: Facts = {}
     for name, inner in value.items():
-        paths = [path[1:] for path in wanted if path[0] == name]
-        if paths:
-            found[name] = inner if [] in paths else _chosen(inner, paths)
+        if name in wanted:
+            deeper = wanted[name]
+            found[name] = inner if deeper is None else _chosen(inner, deeper)
     return found
 
 
@@ -149,7 +169,13 @@ def listing(
     around: Facts | None = None
     if page is not None:
         total = len(rows)
-        rows = [row for row in rows if page.matches(row[0].get("name", ""))]
+        matching: list[tuple[Facts, T]] = []
+        for number, row in enumerate(rows):
+            if page.matches(row[0].get("name", "")):
+                matching.append(row)
+            if number % _STEP == 0:
+                yield None
+        rows = matching
         around, rows = _cut(rows, page, total)
     cheap = columns.names is not None and bool(rows) and columns.names <= rows[0][0].keys()
     encoded: list[bytes] = []

@@ -16,6 +16,7 @@ from pabal.model.arguments import KNOWN, QueueArguments, retry_error
 from pabal.model.definitions import PolicyDefinition
 from pabal.model.errors import InvalidParameter
 from pabal.model.limits import NAME_BYTES_MAX, PATTERN_BYTES_MAX
+from pabal.model.patterns import Pattern, TooComplex
 
 Merge = Callable[[Any, Any], Any]
 Resolve = Callable[[Any, Any, str], Any]
@@ -240,9 +241,13 @@ def _accepts(name: str, value: Any) -> bool:
     return True
 
 
-def compile_pattern(pattern: Any) -> re.Pattern[str]:
+class PatternTooComplex(InvalidParameter):
+    """It could take for ever to match."""
+
+
+def compile_pattern(pattern: Any) -> Pattern:
     """The regular expression, to be searched for in names. InvalidParameter when it is none, or means something
-    else in Python than in RabbitMQ's PCRE (classes like [[:alpha:]])."""
+    else in Python than in RabbitMQ's PCRE (classes like [[:alpha:]]), or could take for ever to match."""
     if not isinstance(pattern, str):
         raise InvalidParameter(f"pattern should be a binary but was {term(pattern)}")
     if len(pattern.encode("utf-8", "surrogatepass")) > PATTERN_BYTES_MAX:
@@ -250,11 +255,13 @@ def compile_pattern(pattern: Any) -> re.Pattern[str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", FutureWarning)
-            return re.compile(pattern)
+            return Pattern(pattern)
     except re.error as error:
         what = f'{{"{error.msg}",{error.pos or 0}}}'
     except (FutureWarning, RecursionError, OverflowError) as error:
         what = f'"{error}"'
+    except TooComplex as error:
+        raise PatternTooComplex(f"pattern should be regular expression but {error}") from None
     raise InvalidParameter(f"pattern should be regular expression but is invalid: {what}")
 
 
