@@ -15,7 +15,7 @@ from pathlib import Path
 import pika
 import pytest
 
-from broker_process import SOURCE, BrokerProcess
+from broker_process import SOURCE, BrokerProcess, free_port
 from robustness import peers as p
 
 StartBroker = Callable[..., BrokerProcess]
@@ -185,14 +185,22 @@ def test_a_default_user_needs_a_password(tmp_path: Path) -> None:
 # --- Exit codes ---------------------------------------------------------------------------------------------------
 
 
+def test_the_banner_says_where_everything_is(start_broker: StartBroker) -> None:
+    said = start_broker(http_port=free_port(), environment={"PABAL_METRICS_PORT": "0"}).log()
+    assert re.search(r"^  HTTP API +http://127\.0\.0\.1:\d+/api/$", said, re.MULTILINE)
+    assert re.search(r"^  metrics +http://127\.0\.0\.1:\d+/metrics$", said, re.MULTILINE)
+
+
 def test_exit_codes(start_broker: StartBroker, tmp_path: Path) -> None:
     """0 is what BrokerProcess.stop asks for. 1: it cannot have what it needs; 2: what it was told is not valid."""
     broker = start_broker()
     ended = run(broker.directory)
     assert (ended.returncode, "Traceback" in ended.stderr) == (1, False), "a data directory in use"
-    ended = run(tmp_path, "--port", str(broker.port))
-    assert (ended.returncode, "Traceback" in ended.stderr) == (1, False), "a port in use"
-    assert f"port {broker.port}: Address already in use" in ended.stderr
+    for option, setting in (("--port", "port"), ("--http-port", "http_port")):
+        ended = run(tmp_path, option, str(broker.port))
+        assert ended.returncode == 1, "a port in use"
+        said = ended.stderr.splitlines()[-1]
+        assert said == f"pabal: cannot listen on 127.0.0.1 port {broker.port} ({setting}): Address already in use"
     assert run(tmp_path, PABAL_LOG_LEVEL="loud").returncode == 2
 
 

@@ -18,8 +18,14 @@ from pabal.server.settings import Settings
 if TYPE_CHECKING:
     from pabal.server.listeners import Listener
 
-_NAMES = {"amqp": "AMQP 0-9-1", "amqps": "AMQP TLS", "http": "HTTP API", "https": "HTTPS API", "metrics": "metrics"}
-_SCHEMES = {"http": "http://{}/api/", "https": "https://{}/api/", "metrics": "http://{}/metrics"}
+_NAMES = {
+    "amqp": "AMQP 0-9-1",
+    "amqps": "AMQP TLS",
+    "http": "HTTP API",
+    "https": "HTTPS API",
+    "http/prometheus": "metrics",
+}
+_SCHEMES = {"http": "http://{}/api/", "https": "https://{}/api/", "http/prometheus": "http://{}/metrics"}
 _EVERY_OR_LOOPBACK = ("127.0.0.1", "0.0.0.0", "::1", "::", "")
 
 

@@ -89,7 +89,7 @@ def _run(settings: Any, reread: Callable[[], Any]) -> None:
             await server.start()
         except OSError as error:
             store.close()
-            _die(f"cannot listen on {settings.bind} port {settings.port}: {error.strerror or error}", 1)
+            _die(error.strerror or str(error), 1)
         announce(settings, server.listeners.all, server.guest, (time.monotonic() - _STARTED) * 1000)
         await server.run()
         log.info("stopped: everything confirmed is on disk" if not settings.memory else "stopped")

@@ -35,7 +35,13 @@ FIELDS = [
     number("disk limit", "disk_free_limit", size),
     Column("listeners", "listening"),
 ]
-_PROTOCOLS = {"amqp": "AMQP 0-9-1", "amqp/ssl": "AMQPS 0-9-1", "http": "HTTP API", "https": "HTTPS API"}
+_PROTOCOLS = {
+    "amqp": "AMQP 0-9-1",
+    "amqp/ssl": "AMQP TLS",
+    "http": "HTTP API",
+    "https": "HTTPS API",
+    "http/prometheus": "metrics",
+}
 
 
 @click.command("status", cls=ApiCommand)

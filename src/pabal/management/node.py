@@ -76,9 +76,6 @@ class Node(Protocol):
     def process_facts(self) -> ProcessFacts:
         """For metrics."""
 
-    def random_bytes(self, count: int) -> bytes:
-        """For salts."""
-
     def backup(self) -> Awaitable[tuple[IO[bytes], int, str]]:
         """A backup in a file of its own, from its beginning; its bytes, and a name for it. ApiError when there can be
         none now."""

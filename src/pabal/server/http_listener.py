@@ -38,7 +38,7 @@ def open_http(server: Server) -> HttpListener | None:
     except OSError as error:
         if given:
             raise
-        server.log.warning("no HTTP API: cannot listen on port %d: %s", port, error.strerror or error)
+        server.log.warning("no HTTP API: %s", error.strerror or error)
         return None
     found = HttpListener(server, listener, settings.http_origins)
     if server.certificates is not None and settings.https_port:
@@ -54,7 +54,7 @@ def _open_https(server: Server) -> Listener | None:
     except OSError as error:
         if port != DEFAULT_HTTPS_PORT:
             raise
-        server.log.warning("no HTTPS: cannot listen on port %d: %s", port, error.strerror or error)
+        server.log.warning("no HTTPS: %s", error.strerror or error)
         return None
 
 
@@ -70,7 +70,7 @@ def open_metrics(server: Server) -> HttpListener | None:
     except OSError as error:
         if given:
             raise
-        server.log.warning("no port for metrics: cannot listen on port %d: %s", port, error.strerror or error)
+        server.log.warning("no port for metrics: %s", error.strerror or error)
         return None
     return HttpListener(server, listener, (), metrics_only=True)
 

@@ -17,6 +17,15 @@ from pabal.server.tls import ssl_reason
 BACKLOG: Final = 1024
 """Connections that the system keeps until they are accepted."""
 
+_SETTINGS: Final = {
+    "amqp": "port",
+    "amqps": "tls_port",
+    "http": "http_port",
+    "https": "https_port",
+    "http/prometheus": "metrics_port",
+}
+"""Which setting has the port of each."""
+
 _ACCEPTED_MAX: Final = 64
 _ACCEPT_AGAIN_SECONDS: Final = 0.5
 _COMPLAINT_SECONDS: Final = 10.0
@@ -48,17 +57,19 @@ class Listeners:
         self._doors: list[_Door] = []
 
     def bind(self, protocol: str, port: int, address: str | None = None) -> Listener:
-        """Takes `port` (0: any free one) on the address of the settings, or another. OSError when it cannot be."""
+        """Takes `port` (0: any free one) on the address of the settings, or another. OSError when it cannot be; its
+        `strerror` says all, with the address, the port and the setting."""
         host = self._address if address is None else address
         sockets: list[socket.socket] = []
         try:
             for family, at in _addresses(host):
                 sockets.append(_listening(family, at, port))
                 port = sockets[0].getsockname()[1]
-        except OSError:
+        except OSError as error:
             for taken in sockets:
                 taken.close()
-            raise
+            where = f"{host} port {port} ({_SETTINGS[protocol]})" if protocol in _SETTINGS else f"{host} port {port}"
+            raise OSError(error.errno, f"cannot listen on {where}: {error.strerror or error}") from None
         listener = Listener(protocol, host, port, tuple(sockets))
         self.all.append(listener)
         return listener

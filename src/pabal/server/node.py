@@ -132,9 +132,6 @@ class ServerNode:
         except OSError as error:
             raise ApiError(503, "service_unavailable", f"no room for the backup: {error.strerror}") from None
 
-    def random_bytes(self, count: int) -> bytes:
-        return secrets.token_bytes(count)
-
     def hash_password(self, password: str) -> str:
         return hash_password(password, secrets.token_bytes(16))
 

@@ -159,7 +159,9 @@ class Server:
         """Listens. OSError when the address cannot be had."""
         keep_freed_memory()
         if not compiled():
-            self.log.info("plain Python, about half as fast as compiled: there was no C compiler at install")
+            self.log.info(
+                "plain Python, about half as fast as compiled: that takes a C compiler when it is installed"
+            )
         self.alarms.check()
         await self._listen()
         self.http, self.metrics = open_http(self), open_metrics(self)

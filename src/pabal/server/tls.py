@@ -12,9 +12,6 @@ from pabal.server.settings import Settings, SettingsError
 
 VERIFY: Final = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 
-LOGIN_FROM: Final = ("distinguished_name", "common_name", "subject_alternative_name")
-"""What of a peer's certificate is the user name of the mechanism EXTERNAL (RabbitMQ's ssl_cert_login_from)."""
-
 _ATTRIBUTES: Final = {
     "surname": "SN",
     "givenName": "GIVENNAME",
