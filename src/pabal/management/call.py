@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from typing import IO, Any, TypeVar
+from typing import IO, Any, Final, TypeVar
 
 from pabal.broker.access import Principal, Rights
 from pabal.broker.broker import Broker
@@ -15,6 +15,8 @@ from pabal.model.codec import MessageCodec
 from pabal.model.errors import NotAllowed
 
 T = TypeVar("T")
+DEPTH_MAX: Final = 64
+"""How deep objects and lists in a body may be nested."""
 
 
 class ApiError(Exception):
@@ -175,4 +177,15 @@ def decode_body(body: bytes) -> dict[str, Any]:
         return {}
     if not isinstance(value, dict):
         raise bad_request("not_json")
+    check_depth(value)
     return value
+
+
+def check_depth(value: Any) -> None:
+    """What is nested deeper than anybody needs could be neither kept nor shown."""
+    layer, depth = [value], 0
+    while layer := [each for each in layer if isinstance(each, dict | list)]:
+        depth += 1
+        if depth > DEPTH_MAX:
+            raise bad_request("nested too deeply")
+        layer = [inner for each in layer for inner in (each.values() if isinstance(each, dict) else each)]

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pabal.broker.vhost import Vhost
 from pabal.management import bindings, exchanges, fields, parameters, policies, users, vhosts
-from pabal.management.call import Answer, ApiError, Call, Job, Work, bad_request
+from pabal.management.call import Answer, ApiError, Call, Job, Work, bad_request, check_depth
 from pabal.management.encoding import encode, plain
 from pabal.management.faults import as_api_error, escape
 from pabal.management.listing import Facts
@@ -181,6 +181,7 @@ def _import(call: Call, vhost: str | None) -> Work:
                 continue
             values = entry if vhost is None else {**entry, "vhost": vhost}
             try:
+                check_depth(values)
                 result = put(call, values)
                 if result is not None:
                     yield from result
