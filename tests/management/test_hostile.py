@@ -187,3 +187,15 @@ def test_names_with_any_character_have_a_path(api: Api) -> None:
         assert api.delete(f"/queues/%2F/{name}").status == 204, name
     for method in ("PATCH", "TRACE", "get"):
         assert api.call(method, "/queues").status == 405
+
+
+def test_a_body_of_millions_of_values_holds_nobody_up(api: Api) -> None:
+    for body in (b'{"value":[' + b"[]," * 4_000_000 + b"1]}", b"[" * 1_000_000):
+        began = time.monotonic()
+        assert api.call("PUT", "/global-parameters/large", body).status == 400
+        assert time.monotonic() - began < 2.0
+    text = '{"a":[1,2,"\\"x"]},' * 100_000  # it is one value, whatever it looks like
+    api.put("/queues/%2F/texts", {})
+    assert api.publish("texts", text).value == {"routed": True}
+    assert api.take("texts")[0]["payload"] == text
+    api.delete("/queues/%2F/texts")

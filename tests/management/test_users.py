@@ -299,7 +299,7 @@ def test_definitions_may_come_as_a_file_of_a_form(api: Api) -> None:
 
 
 def test_a_tag_does_not_do_by_another_path_what_it_may_not(api: Api) -> None:
-    """A policymaker sets no operator policies and no limits as parameters; who monitors closes nobody's connection."""
+    """A policymaker sets no operator policies and no limits as parameters; who monitors closes no connections."""
     tagged = {}
     for name in ("policymaker", "monitoring"):
         api.put(f"/users/{name}", {"password": "hush", "tags": name})
