@@ -199,3 +199,15 @@ def test_a_body_of_millions_of_values_holds_nobody_up(api: Api) -> None:
     assert api.publish("texts", text).value == {"routed": True}
     assert api.take("texts")[0]["payload"] == text
     api.delete("/queues/%2F/texts")
+
+
+def test_a_request_with_two_ends_is_refused_and_nothing_after_it_read(api: Api) -> None:
+    """Another request in its body, which a proxy let through as such (request smuggling)."""
+    authorization = f"Host: localhost\r\nAuthorization: {api.headers['authorization']}\r\n"
+    smuggled = f"GET /api/whoami HTTP/1.1\r\n{authorization}\r\n"
+    ends = f"Content-Length: {5 + len(smuggled)}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    with connected(api) as client:
+        client.sendall(f"POST /api/definitions HTTP/1.1\r\n{authorization}{ends}{smuggled}".encode())
+        received = answer(client)
+    assert received.startswith(b"HTTP/1.1 400")
+    assert received.count(b"HTTP/1.1 ") == 1

@@ -69,6 +69,8 @@ class Api:
             if not methods:
                 raise not_found()
             usable = _allowed(methods)
+            if _is_ambiguous(request):
+                raise ApiError(400, "bad_request", "Both a length and a transfer encoding")
             if forged(request.method, request.headers, self._origins):
                 raise ApiError(403, "forbidden", "Pages of this origin may change nothing (http_origins)")
             if request.method == "OPTIONS":
@@ -230,6 +232,8 @@ class Api:
 
     def _finished(self, request: Request, answer: Answer) -> Response:
         headers = {"cache-control": "no-cache", "vary": "accept-encoding, origin", **answer.headers}
+        if _is_ambiguous(request):
+            headers["connection"] = "close"
         origin = request.headers.get("origin")
         if origin is not None and allowed(origin, self._origins):
             headers["access-control-allow-origin"] = origin
@@ -276,6 +280,11 @@ def _pieces(file: IO[bytes]) -> Iterator[bytes]:
             yield piece
 
 
+def _is_ambiguous(request: Request) -> bool:
+    """A proxy before us may see its end elsewhere, and so another request in what follows (RFC 9112 §6.1)."""
+    return "transfer-encoding" in request.headers and "content-length" in request.headers
+
+
 def _allowed(methods: dict[str, Route]) -> str:
     return ", ".join(method for method in METHODS if _has(methods, method))
 
@@ -285,8 +294,8 @@ def _has(methods: dict[str, Route], method: str) -> bool:
 
 
 def _error_answer(error: ApiError) -> Answer:
-    headers = _REALM if error.status == 401 and error.error == "not_authorized" else {}
-    return Answer(error.status, {"error": error.error, "reason": error.reason}, headers=dict(headers))
+    headers = dict(_REALM) if error.status == 401 and error.error == "not_authorized" else {}
+    return Answer(error.status, {"error": error.error, "reason": error.reason}, headers=headers)
 
 
 def _basic(given: str) -> tuple[str, str]:
