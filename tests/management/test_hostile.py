@@ -132,3 +132,82 @@ def test_a_search_that_never_ends_ends(api: Api) -> None:
     assert api.get("/queues?columns=" + ",".join(f"{n}.a" for n in range(8000))).status == 200
     assert time.monotonic() - began < 5
     api.delete("/queues/%2F/" + "a" * 60 + "!")
+
+
+def test_pages_elsewhere_may_change_nothing(api: Api) -> None:
+    """A form of any page can send text/plain, and the browser adds the password that it knows."""
+    foreign: tuple[dict[str, str], ...] = (
+        {"origin": "http://elsewhere.example"},
+        {"origin": "null"},
+        {"origin": f"http://127.0.0.1.elsewhere.example:{api.port}"},
+        {"sec_fetch_site": "cross-site"},
+        {"sec_fetch_site": "same-site"},
+    )
+    for headers in foreign:
+        reply = api.call(
+            "POST", "/definitions", {"vhosts": [{"name": "forged"}]}, content_type="text/plain", **headers
+        )
+        assert reply.status == 403, headers
+        assert api.call("DELETE", "/queues/%2F/none", **headers).status == 403
+        assert api.call("GET", "/whoami", **headers).status == 200
+    assert "forged" not in [vhost["name"] for vhost in api.get("/vhosts").value]
+    for own in ({"origin": f"http://127.0.0.1:{api.port}"}, {"sec_fetch_site": "same-origin"}):
+        assert api.call("POST", "/definitions", {}, **own).status == 204
+
+
+def test_guest_does_not_come_by_a_name_that_others_may_give(api: Api) -> None:
+    for host in ("elsewhere.example", f"elsewhere.example:{api.port}", "127.0.0.1.example", "elsewhere.example."):
+        assert api.call("GET", "/whoami", host=host).status == 421, host
+    for host in ("localhost", f"localhost:{api.port}", "[::1]:15672", "127.0.0.1", "broker", "mq.localhost", "["):
+        assert api.call("GET", "/whoami", host=host).status == 200, host
+    api.put("/users/anna", {"password": "secret", "tags": "management"})
+    assert Api(api.broker, "anna", "secret").call("GET", "/whoami", host="elsewhere.example").status == 200
+    api.delete("/users/anna")
+
+
+def test_what_is_nested_too_deeply_or_too_large_a_number_is_refused(api: Api) -> None:
+    deep: object = 1
+    for _ in range(900):
+        deep = {"a": deep}
+    assert api.put("/global-parameters/deep", {"value": deep}).status == 400
+    assert api.put("/policies/%2F/deep", {"pattern": deep, "definition": deep}).status == 400
+    assert api.put("/users/deep", {"password": "x", "tags": ""}).status == 201
+    assert api.put("/user-limits/deep/other", {"value": deep}).status == 400
+    api.delete("/users/deep")
+    assert api.post("/definitions", {"global_parameters": [{"name": "deep", "value": deep}]}).status == 400
+    age = "9" * 4000
+    assert api.get(f"/overview?lengths_age={age}&lengths_incr={age}").status == 200
+    assert api.get("/definitions").status == 200
+
+
+def test_names_with_any_character_have_a_path(api: Api) -> None:
+    for name in ("a%0Ab", "a%0D%0Ab", "%2E%2E", "a%2Fb"):
+        assert api.put(f"/queues/%2F/{name}", {}).status == 201, name
+        assert api.get(f"/queues/%2F/{name}").status == 200, name
+        assert api.delete(f"/queues/%2F/{name}").status == 204, name
+    for method in ("PATCH", "TRACE", "get"):
+        assert api.call(method, "/queues").status == 405
+
+
+def test_a_body_of_millions_of_values_holds_nobody_up(api: Api) -> None:
+    for body in (b'{"value":[' + b"[]," * 4_000_000 + b"1]}", b"[" * 1_000_000):
+        began = time.monotonic()
+        assert api.call("PUT", "/global-parameters/large", body).status == 400
+        assert time.monotonic() - began < 2.0
+    text = '{"a":[1,2,"\\"x"]},' * 100_000  # it is one value, whatever it looks like
+    api.put("/queues/%2F/texts", {})
+    assert api.publish("texts", text).value == {"routed": True}
+    assert api.take("texts")[0]["payload"] == text
+    api.delete("/queues/%2F/texts")
+
+
+def test_a_request_with_two_ends_is_refused_and_nothing_after_it_read(api: Api) -> None:
+    """Another request in its body, which a proxy let through as such (request smuggling)."""
+    authorization = f"Host: localhost\r\nAuthorization: {api.headers['authorization']}\r\n"
+    smuggled = f"GET /api/whoami HTTP/1.1\r\n{authorization}\r\n"
+    ends = f"Content-Length: {5 + len(smuggled)}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    with connected(api) as client:
+        client.sendall(f"POST /api/definitions HTTP/1.1\r\n{authorization}{ends}{smuggled}".encode())
+        received = answer(client)
+    assert received.startswith(b"HTTP/1.1 400")
+    assert received.count(b"HTTP/1.1 ") == 1

@@ -11,6 +11,7 @@ import pytest
 
 from broker_process import BrokerProcess
 from clients.pika_client import open_connection
+from clients.raw_client import RawClient
 from management.http_client import Api
 from pabal.management.routes import Route, Who
 from pabal.management.table import ROUTES
@@ -295,3 +296,31 @@ def test_definitions_may_come_as_a_file_of_a_form(api: Api) -> None:
     reply = api.call("POST", "/definitions", body.encode(), content_type="multipart/form-data; boundary=B")
     assert reply.status == 204
     assert api.delete("/queues/%2F/uploaded").status == 204
+
+
+def test_a_tag_does_not_do_by_another_path_what_it_may_not(api: Api) -> None:
+    """A policymaker sets no operator policies and no limits as parameters; who monitors closes no connections."""
+    tagged = {}
+    for name in ("policymaker", "monitoring"):
+        api.put(f"/users/{name}", {"password": "hush", "tags": name})
+        api.put(f"/permissions/%2F/{name}", {"configure": "", "write": "", "read": ""})
+        tagged[name] = Api(api.broker, name, "hush")
+    maker, monitor = tagged["policymaker"], tagged["monitoring"]
+    value = {"value": {"pattern": ".*", "definition": {"max-length": 1}}}
+    for path, body in (
+        ("/parameters/operator_policy/%2F/mine", value),
+        ("/parameters/vhost-limits/%2F/limits", {"value": {"max-queues": 1}}),
+    ):
+        assert maker.put(path, body).status == 401, path
+        assert api.put(path, body).status == 201, path
+        assert maker.delete(path).status == 401, path
+        assert api.delete(path).status == 204, path
+    with RawClient(api.broker.host, api.broker.port) as client:
+        client.handshake()
+        [name] = [each["name"] for each in monitor.get("/connections").value]
+        assert monitor.get(("connections", name)).status == 200
+        assert monitor.delete(("connections", name)).status == 401
+        assert monitor.delete("/connections/username/guest").status == 401
+        assert api.delete(("connections", name)).status == 204
+    for user in tagged:
+        api.delete(f"/users/{user}")

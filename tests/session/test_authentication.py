@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -329,6 +330,24 @@ def test_a_password_is_not_renewed(place: Place) -> None:
     assert peer.names() == ["UpdateSecretOk"]
 
 
+def test_a_user_who_came_from_rabbitmq_takes_as_long_as_one_who_is_not_there(place: Place) -> None:
+    """RabbitMQ's digests are quick: how soon a wrong password is refused would tell who is there."""
+    user = next(each for each in EXPORT if each["password_hash"])
+    kept = import_hash(user["password_hash"], user["hashing_algorithm"])
+    place.broker.accounts.put_user(UserDefinition("moved", kept, []))
+
+    def seconds(name: str) -> float:
+        place.start(name, f"wrong{len(place.verifier.jobs)}")
+        [(_, _, check, _)] = place.verifier.jobs
+        began = time.perf_counter()
+        check()
+        taken = time.perf_counter() - began
+        place.answer()
+        return taken
+
+    assert min(seconds("moved") for _ in range(3)) > min(seconds("nobody") for _ in range(3)) / 2
+
+
 # --- Password hashes ----------------------------------------------------------------------------------------
 
 
@@ -357,6 +376,7 @@ def test_our_own_hashes_go_out_and_come_in() -> None:
         (EXPORT[0]["password_hash"], "rabbit_password_hashing_none"),
         ("scrypt:3:8:1:00:00", "pabal_password_hashing_scrypt"),
         ("scrypt:1073741824:8:1:00:00", "pabal_password_hashing_scrypt"),
+        ("scrypt:1048576:8:1:00:00", "pabal_password_hashing_scrypt"),  # a gigabyte, and seconds
         ("plain", "pabal_password_hashing_scrypt"),
     ],
 )

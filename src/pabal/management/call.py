@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import re
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from typing import IO, Any, TypeVar
+from typing import IO, Any, Final, TypeVar
 
 from pabal.broker.access import Principal, Rights
 from pabal.broker.broker import Broker
@@ -15,6 +17,11 @@ from pabal.model.codec import MessageCodec
 from pabal.model.errors import NotAllowed
 
 T = TypeVar("T")
+DEPTH_MAX: Final = 64
+"""How deep objects and lists in a body may be nested."""
+VALUES_MAX: Final = 200_000
+"""In a body, but for definitions: reading it holds everybody up."""
+_STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 
 
 class ApiError(Exception):
@@ -163,8 +170,10 @@ def decode_body(body: bytes) -> dict[str, Any]:
     """A JSON object; nothing and null stand for an empty one, as in RabbitMQ."""
     if body in (b"", b"null", b"undefined"):
         return {}
+    if _separators(body) > VALUES_MAX and _separators(_STRING.sub(b"", body)) > VALUES_MAX:
+        raise bad_request(f"more than {VALUES_MAX} values")
     try:
-        value = json.loads(body)
+        value = read_json(body)
     except (ValueError, RecursionError):
         raise bad_request("not_json") from None
     if isinstance(value, str):
@@ -175,4 +184,30 @@ def decode_body(body: bytes) -> dict[str, Any]:
         return {}
     if not isinstance(value, dict):
         raise bad_request("not_json")
+    check_depth(value)
     return value
+
+
+def _separators(body: bytes) -> int:
+    return body.count(b",") + body.count(b"[") + body.count(b"{")
+
+
+def read_json(body: bytes) -> Any:
+    """ValueError, RecursionError. Of a large one the most time goes into looking for garbage among what is made."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return json.loads(body)
+    finally:
+        if collects:
+            gc.enable()
+
+
+def check_depth(value: Any) -> None:
+    """What is nested deeper than anybody needs could be neither kept nor shown."""
+    layer, depth = [value], 0
+    while layer := [each for each in layer if isinstance(each, dict | list)]:
+        depth += 1
+        if depth > DEPTH_MAX:
+            raise bad_request("nested too deeply")
+        layer = [inner for each in layer for inner in (each.values() if isinstance(each, dict) else each)]

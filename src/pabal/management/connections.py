@@ -51,9 +51,15 @@ def _find(call: Call) -> Client:
     client = call.broker.clients.get(call.arguments["connection"])
     if client is None:
         raise not_found()
-    if not (call.monitor or client.user == call.principal.name):
-        raise not_authorised("User not authorised to access object")
+    _check_own(call, client.user)
     return client
+
+
+def _check_own(call: Call, user: str) -> None:
+    """Monitors see what is others', and only administrators close it."""
+    may = call.administrator if call.method == "DELETE" else call.monitor
+    if not (may or user == call.principal.name):
+        raise not_authorised("User not authorised to access object")
 
 
 def show_connection(call: Call) -> Answer:
@@ -66,8 +72,7 @@ def close_connection(call: Call) -> None:
 
 def _of_user(call: Call) -> list[Client]:
     name = call.arguments["username"]
-    if not (call.monitor or name == call.principal.name):
-        raise not_authorised("User not authorised to access object")
+    _check_own(call, name)
     return [client for client in call.broker.clients.values() if client.user == name]
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from pabal.broker.vhost import Vhost
 from pabal.management import bindings, exchanges, fields, parameters, policies, users, vhosts
-from pabal.management.call import Answer, ApiError, Call, Job, Work, bad_request
+from pabal.management.call import Answer, ApiError, Call, Job, Work, bad_request, check_depth, read_json
 from pabal.management.encoding import encode, plain
 from pabal.management.faults import as_api_error, escape
 from pabal.management.listing import Facts
@@ -181,6 +180,7 @@ def _import(call: Call, vhost: str | None) -> Work:
                 continue
             values = entry if vhost is None else {**entry, "vhost": vhost}
             try:
+                check_depth(values)
                 result = put(call, values)
                 if result is not None:
                     yield from result
@@ -204,7 +204,7 @@ def _document(call: Call) -> Facts:
     if not body:
         return {}
     try:
-        document = json.loads(body)
+        document = read_json(body)
     except (ValueError, RecursionError):
         raise bad_request("failed_to_parse_json") from None
     if not isinstance(document, dict):

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pabal.broker.vhost import Vhost
 from pabal.management import fields, policies
-from pabal.management.call import CREATED, Answer, Call, Work, bad_request, not_found
+from pabal.management.call import CREATED, Answer, Call, Work, bad_request, not_authorised, not_found
 from pabal.management.faults import escape
 from pabal.management.listing import Facts, listing, one
 from pabal.management.routes import Route, Who
@@ -64,7 +64,14 @@ def show(call: Call) -> Answer:
     return one(call, facts)
 
 
+def _check_may_change(call: Call) -> None:
+    """What a policymaker may not do under its own path is not to be done by this one either."""
+    if call.arguments["component"] in (LIMITS, OPERATOR_POLICY) and not call.administrator:
+        raise not_authorised(Who.ADMINISTRATOR.value)
+
+
 def put(call: Call) -> Answer:
+    _check_may_change(call)
     vhost, there = call.vhost, _find(call) is not None
     value = call.json("value")["value"]
     put_parameter(call, vhost, call.arguments["component"], call.arguments["name"], value, kept=there)
@@ -88,6 +95,7 @@ def put_parameter(call: Call, vhost: Vhost, component: str, name: str, value: An
 
 
 def delete(call: Call) -> None:
+    _check_may_change(call)
     vhost, component, name = call.vhost, call.arguments["component"], call.arguments["name"]
     if _find(call) is None:
         raise not_found()

@@ -12,6 +12,7 @@ from pabal.model.limits import SAMPLE_MS, SAMPLES_SHOWN_MAX
 Facts = dict[str, Any]
 
 _NO_RATE: Final = 0.0
+_SECONDS_MAX: Final = 2**31
 _PLACES: Final = {name: place for place, name in enumerate(TOTALS)}
 _HANDED: Final = tuple(_PLACES[name] for name in ("deliver", "deliver_no_ack", "get", "get_no_ack"))
 assert TOTALS[: len(SAMPLED)] == SAMPLED
@@ -46,7 +47,7 @@ def _window(query: Mapping[str, str], kind: str) -> Window | None:
         age_s, step_s = int(query[f"{kind}_age"]), int(query[f"{kind}_incr"])
     except (KeyError, ValueError):
         return None
-    if age_s <= 0 or step_s <= 0:
+    if not (0 < age_s <= _SECONDS_MAX and 0 < step_s <= _SECONDS_MAX):
         return None
     return Window(min(age_s // step_s, SAMPLES_SHOWN_MAX - 1) + 1, step_s * 1000)
 

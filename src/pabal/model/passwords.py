@@ -13,7 +13,8 @@ from typing import Final
 COST = 2**14
 """scrypt's N: some tens of milliseconds, by design."""
 _R, _P = 8, 1
-_COST_MAX: Final = 2**20
+_COST_MAX: Final = 16 * COST * _R * _P
+"""N times r times p: about a second, and 256 MiB. Others wait meanwhile to log in."""
 SCRYPT: Final = "pabal_password_hashing_scrypt"
 """The name of our own form where RabbitMQ's API asks for a hashing algorithm."""
 _DIGESTS: Final = {
@@ -53,7 +54,7 @@ def check_hash(kept: str) -> None:
             raise ValueError("a password hash is written scrypt:N:r:p:salt:hash")
         n, r, p = (int(part) for part in parts[:3])
         bytes.fromhex(parts[3]), bytes.fromhex(parts[4])
-        if not (1 < n <= _COST_MAX and n & (n - 1) == 0 and 0 < r <= 32 and 0 < p <= 16):
+        if not (n > 1 and n & (n - 1) == 0 and r > 0 and p > 0 and n * r * p <= _COST_MAX):
             raise ValueError("a password hash whose cost is out of range")
     else:
         _salt_and_digest(algorithm, ":".join(parts))

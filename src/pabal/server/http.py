@@ -14,10 +14,8 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl
 
-from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route as Path
 
 from pabal.broker.access import Principal, Refused
 from pabal.management.call import NO_CONTENT, Answer, ApiError, Call, Job, Until, not_authorised, not_found
@@ -28,6 +26,7 @@ from pabal.management.table import ROUTES
 from pabal.model.errors import BrokerError, StoreError
 from pabal.model.limits import HTTP_BODIES_BYTES_MAX, HTTP_BODY_BYTES_MAX, HTTP_BODY_SECONDS_MAX, HTTP_SLICE_MS
 from pabal.server.connection import printable
+from pabal.server.http_origin import allowed, forged, rebound
 from pabal.server.http_stream import Streamed
 
 if TYPE_CHECKING:
@@ -57,21 +56,28 @@ class Api:
         self._routes = Routes(routes)
         self._origins = origins
         self._bodies_bytes = 0
-        self.application = Starlette(routes=[Path("/{path:path}", self._serve, methods=list(METHODS))])
 
     # --- A request ------------------------------------------------------------------------------------------
+
+    async def application(self, scope: Any, receive: Any, send: Any) -> None:
+        answer = await self._serve(Request(scope, receive))
+        await answer(scope, receive, send)
 
     async def _serve(self, request: Request) -> Response | _Sent | Streamed:
         methods, parts = self._routes.find(request.scope["raw_path"].decode("ascii"))
         try:
             if not methods:
                 raise not_found()
-            allowed = _allowed(methods)
+            usable = _allowed(methods)
+            if _is_ambiguous(request):
+                raise ApiError(400, "bad_request", "Both a length and a transfer encoding")
+            if forged(request.method, request.headers, self._origins):
+                raise ApiError(403, "forbidden", "Pages of this origin may change nothing (http_origins)")
             if request.method == "OPTIONS":
-                return self._finished(request, Answer(headers={"allow": allowed}, content=b""))
+                return self._finished(request, Answer(headers={"allow": usable}, content=b""))
             route = methods.get("GET" if request.method == "HEAD" else request.method)
             if route is None:
-                return self._finished(request, Answer(405, headers={"allow": allowed}, content=b""))
+                return self._finished(request, Answer(405, headers={"allow": usable}, content=b""))
             call = await self._call(request, route, arguments_of(route, parts))
             call.body = await self._read_body(request)
             try:
@@ -129,6 +135,9 @@ class Api:
             if header:
                 self._server.log.warning("%s", printable(f"{peer} HTTP: login refused: {answer.reason}"))
             raise ApiError(401, "not_authorized", "Login failed")
+        user = self._server.broker.accounts.users.get(answer.name)
+        if user is not None and user.loopback_only and rebound(request.headers, self._origins):
+            raise ApiError(421, "misdirected_request", "This user may not come by this name (http_origins)")
         return answer
 
     async def _read_body(self, request: Request) -> bytes:
@@ -223,8 +232,10 @@ class Api:
 
     def _finished(self, request: Request, answer: Answer) -> Response:
         headers = {"cache-control": "no-cache", "vary": "accept-encoding, origin", **answer.headers}
+        if _is_ambiguous(request):
+            headers["connection"] = "close"
         origin = request.headers.get("origin")
-        if origin is not None and (origin in self._origins or "*" in self._origins):
+        if origin is not None and allowed(origin, self._origins):
             headers["access-control-allow-origin"] = origin
             headers["access-control-allow-credentials"] = "true"
             headers["access-control-allow-headers"] = "authorization, content-type"
@@ -269,6 +280,11 @@ def _pieces(file: IO[bytes]) -> Iterator[bytes]:
             yield piece
 
 
+def _is_ambiguous(request: Request) -> bool:
+    """A proxy before us may see its end elsewhere, and so another request in what follows (RFC 9112 §6.1)."""
+    return "transfer-encoding" in request.headers and "content-length" in request.headers
+
+
 def _allowed(methods: dict[str, Route]) -> str:
     return ", ".join(method for method in METHODS if _has(methods, method))
 
@@ -278,8 +294,8 @@ def _has(methods: dict[str, Route], method: str) -> bool:
 
 
 def _error_answer(error: ApiError) -> Answer:
-    headers = _REALM if error.status == 401 and error.error == "not_authorized" else {}
-    return Answer(error.status, {"error": error.error, "reason": error.reason}, headers=dict(headers))
+    headers = dict(_REALM) if error.status == 401 and error.error == "not_authorized" else {}
+    return Answer(error.status, {"error": error.error, "reason": error.reason}, headers=headers)
 
 
 def _basic(given: str) -> tuple[str, str]:

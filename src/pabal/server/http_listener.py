@@ -126,6 +126,7 @@ class HttpListener:
         api = Api(self._server, self._origins, OPEN_ROUTES if self._metrics_only else ROUTES)
         config = Config(
             api.application,
+            interface="asgi3",
             http=HttpConnection,
             ws="none",
             lifespan="off",
