@@ -20,7 +20,9 @@ UNFINISHED = b"\x01\x00\x00\x00\x01\x00\x00" + bytes(60_000)
 """The beginning of a frame: to be received, and nothing to be done with it."""
 
 
-def test_work_is_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("answers", [False, True])
+def test_work_is_shared_out(monkeypatch: pytest.MonkeyPatch, answers: bool) -> None:
+    """`answers`: there is something to be sent after each piece, as mostly."""
     clock = [0.0]
     work_seconds = [0.05]
 
@@ -39,6 +41,8 @@ def test_work_is_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
         in_a_turn[connection._server.turn_count] += 1
         assert nbytes <= SLOW_BYTES_MIN
         updated(connection, nbytes)
+        if answers:
+            connection._server.turn.writes(connection)
 
     async def run() -> None:
         settings = Settings(memory=True, port=0, http=False)

@@ -57,7 +57,7 @@ _OUTCOMES: Final = {
 
 def get(call: Call) -> Work:
     """What is not to be put back is settled when the answer has gone out; should the client be gone by then, it goes
-    back too."""
+    back too. Nothing of it waits for the disk: taking messages is what makes room on a full one."""
     queue = queues.find(call)
     body = call.json("ackmode", "count", "encoding")
     outcome = _OUTCOMES.get(body["ackmode"]) if isinstance(body["ackmode"], str) else None
@@ -168,5 +168,5 @@ _GET: Final = "count: integer; ackmode: ack_requeue_true …; encoding: auto or 
 
 ROUTES: Final = (
     Route("POST", "/api/exchanges/{vhost}/{exchange}/publish", Who.VHOST, publish, "Publishes a message.", _PUBLISH),
-    Route("POST", "/api/queues/{vhost}/{queue}/get", Who.VHOST, get, "Takes messages from a queue.", _GET),
+    Route("POST", "/api/queues/{vhost}/{queue}/get", Who.VHOST, get, "Takes messages from a queue.", _GET, asks=True),
 )

@@ -57,8 +57,8 @@ def may_use(who: Who, call: Call) -> bool:
 @dataclass(frozen=True, slots=True)
 class Route:
     """`path`: of parts; those in braces are variable. `summary`: one sentence for the description of the API.
-    `body`: names of the body's keys with what they are, likewise. `waits`: answered only when what it changed is
-    durable."""
+    `body`: names of the body's keys with what they are, likewise. `asks`: it changes nothing that an answer could
+    promise. `waits`: answered only when what it changed is durable."""
 
     method: str
     path: str
@@ -66,6 +66,7 @@ class Route:
     function: Function
     summary: str
     body: str = ""
+    asks: bool = False
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -73,7 +74,7 @@ class Route:
 
     @property
     def waits(self) -> bool:
-        return self.method != "GET"
+        return self.method != "GET" and not self.asks
 
 
 class _Node:

@@ -65,6 +65,7 @@ class Connection(asyncio.BufferedProtocol):
         "_transport",
         "_turn",
         "_turn_bytes",
+        "_waits_for_slice",
         "_writing_paused",
         "certificate_name",
         "link",
@@ -92,6 +93,7 @@ class Connection(asyncio.BufferedProtocol):
         self._turn = -1
         self._turn_bytes = 0  # read in that turn
         self._clock = perf_counter
+        self._waits_for_slice = False
         self._slow_bytes = SLOW_BYTES_FIRST  # to be read at once, as long as that may be much work; 0: a turn's share
 
     # --- From asyncio ---------------------------------------------------------------------------------------
@@ -264,14 +266,22 @@ class Connection(asyncio.BufferedProtocol):
             server.after_commit[self] = None
         elif session.blocked:
             self._pause_reading()
+        elif self._waits_for_slice:
+            pass
         elif self._slow_bytes and self._turn_bytes >= self._slow_bytes and self._turn == server.turn_count:
             self._pause_reading()
+            self._waits_for_slice = True
             server.slow.append(self)
         elif self._turn_bytes >= len(server.share()) and self._turn == server.turn_count:
             self._pause_reading()
             server.after_turn.append(self)
         elif self._reading_paused:
             self._resume_reading()
+
+    def next_slice(self) -> None:
+        """It is this connection's turn to be read, of those that give much work."""
+        self._waits_for_slice = False
+        self.after_input()
 
     @property
     def opening(self) -> bool:

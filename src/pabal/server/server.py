@@ -349,7 +349,7 @@ class Server:
             connection.after_input()
         if self.slow:
             for _ in range(min(len(self.slow), SLOW_CONNECTIONS_A_TURN)):
-                self.slow.popleft().after_input()
+                self.slow.popleft().next_slice()
             self._loop.call_soon(self.begin_turn)  # for the next of them, whether these have sent more or not
         self._set_timer()
         self.measures.turns.add(time.monotonic() - self._begun_s)
