@@ -93,6 +93,13 @@ def test_what_a_user_may_not(api: FakeApi, run: Run) -> None:
     )
 
 
+def test_an_exchange_that_every_vhost_has(api: FakeApi, run: Run) -> None:
+    """The broker would only say "Access refused", to an administrator too."""
+    api.answer("GET", "exchanges/%2F/amq.topic", {"name": "amq.topic"})
+    error = ended(run("exchanges", "delete", "amq.topic"), 1)
+    assert error == "exchange 'amq.topic' is one of those that every vhost has: it cannot be deleted"
+
+
 def test_the_password_comes_from_the_environment(api: FakeApi, run: Run) -> None:
     api.answer("GET", "queues", [WORK])
     assert run("queues", "--user", "ann", env={"PABAL_PASSWORD": "a:b"}).code == 0

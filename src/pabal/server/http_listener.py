@@ -12,7 +12,7 @@ from pabal.model.limits import (
     HTTP_IDLE_SECONDS_MAX,
     HTTP_STALLED_SECONDS_MAX,
 )
-from pabal.server.settings import DEFAULT_PORT as UNSET_PORT
+from pabal.server.settings import UNSET_PORT
 
 if TYPE_CHECKING:
     import ssl

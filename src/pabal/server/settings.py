@@ -14,7 +14,7 @@ from pabal.model.passwords import check_hash
 from pabal.server.oauth_settings import OauthSettings, take_oauth
 from pabal.server.policy_settings import take_policies, take_vhost_limits
 
-DEFAULT_PORT: Final = -1
+UNSET_PORT: Final = -1
 """A port that was not given."""
 
 
@@ -50,12 +50,12 @@ class Settings:
     """Keep nothing on disk."""
     http: bool = True
     """Serve the HTTP API."""
-    http_port: int = DEFAULT_PORT
-    """Port of the HTTP API; 0 for any free one, DEFAULT_PORT for 15672 (or any free one when `port` is 0)."""
+    http_port: int = UNSET_PORT
+    """Port of the HTTP API; 0 for any free one, UNSET_PORT for 15672 (or any free one when `port` is 0)."""
     metrics: bool = True
     """Serve metrics without a password, on a port of their own. The HTTP API serves them with one."""
-    metrics_port: int = DEFAULT_PORT
-    """Port of the metrics; 0 for any free one, DEFAULT_PORT for 15692 (or any free one when `port` is 0)."""
+    metrics_port: int = UNSET_PORT
+    """Port of the metrics; 0 for any free one, UNSET_PORT for 15692 (or any free one when `port` is 0)."""
     http_origins: tuple[str, ...] = ()
     """Origins whose pages may call the HTTP API from a browser (CORS)."""
     log_level: str = "info"
@@ -107,8 +107,8 @@ _RANGES = {
     "tls_port": (0, 65_535),
     "https_port": (0, 65_535),
     "connections_per_second_max": (0, 1_000_000),
-    "http_port": (DEFAULT_PORT, 65_535),
-    "metrics_port": (DEFAULT_PORT, 65_535),
+    "http_port": (UNSET_PORT, 65_535),
+    "metrics_port": (UNSET_PORT, 65_535),
     "frame_bytes_max": (limits.FRAME_BYTES_MIN, 64 * 1024 * 1024),
     "channel_max": (1, 65_535),
     "heartbeat_seconds": (0, 65_535),
