@@ -21,7 +21,7 @@ _WAYS_MAX: Final = 256 * 256 * 4
 _OPEN: Final = 256  # ways of a repetition without a narrow end
 _NARROW: Final = 8
 
-_parser: Any = importlib.import_module("re._parser")
+_parser: Any = importlib.import_module("re._parser")  # not promised by Python: there from 3.11 to 3.14 at least
 _compiler: Any = importlib.import_module("re._compiler")
 _constants: Any = importlib.import_module("re._constants")
 
