@@ -123,3 +123,32 @@ def test_a_file_that_lmdb_will_not_read(directory: Path) -> None:
     assert "fault: " in text
     (directory / DATA_FILE).write_bytes(data[:9000])
     assert checked(directory)[0] == FAULTY
+
+
+def cut(path: Path, size: int) -> None:
+    with (path / DATA_FILE).open("r+b") as file:
+        file.truncate(size)
+
+
+def test_pages_that_were_taken_and_not_used_may_be_missing_at_the_end(directory: Path) -> None:
+    """As after a commit that waited for room: what it puts is settled when there is some."""
+    path = directory / DATA_FILE
+    with lmdb.open(str(path), subdir=False, lock=False, max_dbs=8) as environment:
+        contents = environment.open_db(b"contents")
+        with environment.begin(write=True) as transaction:
+            transaction.put(ID.pack(99), bytes(200_000), db=contents)
+            transaction.delete(ID.pack(99), db=contents)
+        needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    assert path.stat().st_size < needed - 100_000
+    code, text = checked(directory)
+    assert code == SOUND, text
+
+
+def test_an_end_that_is_missing(directory: Path) -> None:
+    size = (directory / DATA_FILE).stat().st_size
+    for left in (size - 100, size // 2 // 4096 * 4096):
+        cut(directory, left)
+        code, text = checked(directory)
+        assert code == FAULTY
+        assert "has lost its end" in text or "is damaged" in text
+        assert f"{left} bytes of" in text
