@@ -117,7 +117,9 @@ class Ways:
         return len(self._next) - 1
 
     def _sequence(self, tree: Any, flags: int, following: int) -> int:
-        for op, value in reversed(list(tree)):
+        items: list[tuple[Any, Any]] = list(tree)
+        items.reverse()
+        for op, value in items:
             following = self._one(op.name, op, value, flags, following)
         return following
 
@@ -128,7 +130,9 @@ class Ways:
             at = self._alone(op, value, flags)
             return self._add(None, lambda text, place: at.match(text, place) is not None, following)
         if name == "BRANCH":
-            return self._add(None, None, *(self._sequence(each, flags, following) for each in value[1]))
+            branch = self._add(None, None)
+            self._next[branch] = tuple([self._sequence(each, flags, following) for each in value[1]])
+            return branch
         if name == "SUBPATTERN":
             _, added, taken, body = value
             return self._sequence(body, (flags | added) & ~taken, following)
