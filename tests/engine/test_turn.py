@@ -266,3 +266,7 @@ def test_settlements_right_after_a_commit_wait_for_more(turned: Turned) -> None:
     engine.publish("m5")
     turned.turn.end()
     assert turned.log[-1] == "commit begun", "nor when there is something to be stored"
+    turned.end_commit()
+    engine.broker.add_vhost("another")
+    turned.turn.end()
+    assert turned.log[-1] == "commit begun", "or defined"

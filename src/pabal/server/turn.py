@@ -88,7 +88,7 @@ class Turn:
         """Nobody waits for what there is to commit, which are settlements only, and the last commit was just now: one
         later for more of them costs the disk and the processor less."""
         broker = self._broker
-        if broker.waiters or self._store.journal.unsaved_bytes:
+        if broker.waiters or not self._store.journal.only_settlements:
             return False
         return broker.now_ms - self._begun_ms < SETTLEMENTS_WAIT_MS
 

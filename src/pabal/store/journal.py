@@ -73,6 +73,11 @@ class Journal:
         self._changes.gone.append(log.queue_id)
 
     @property
+    def only_settlements(self) -> bool:
+        """Nothing new is to be stored, defined or dropped."""
+        return not self.unsaved_bytes and self._changes.empty
+
+    @property
     def empty(self) -> bool:
         """Nothing waits for a commit."""
         return not self.dirty and self._changes.empty
