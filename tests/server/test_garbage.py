@@ -1,4 +1,4 @@
-"""What connections leave behind is found, whether they lived long or not."""
+"""What connections leave behind is found, also when they lived long."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ class Knot:
 @pytest.fixture
 def collector() -> Iterator[Garbage]:
     thresholds = gc.get_threshold()
-    collector = Garbage()
+    collector = Garbage(0)
     collector.begin()
     yield collector
     gc.unfreeze()
     gc.set_threshold(*thresholds)
 
 
-def test_the_old_are_looked_through_when_many_have_ended(collector: Garbage) -> None:
+def test_the_old_are_looked_through_when_there_may_be_many_and_not_often(collector: Garbage) -> None:
+    gc.collect()
     knot = Knot()
     gc.collect(1)  # it is old now
     seen = weakref.ref(knot)
     del knot
-    for _ in range(garbage._ENDED_MAX - 1):
-        collector.ended(60_000)
-    collector.ended(5)  # young, and so no matter
-    collector.tidy()
-    gc.collect(1)
-    assert seen() is not None
-    collector.ended(60_000)
-    collector.tidy()
+    collector.tidy(garbage._BETWEEN_MS)
+    assert seen() is not None, "hardly anything has become old"
+    for _ in range(garbage._OLD_LOOKS_MIN):
+        gc.collect(1)
+    collector.tidy(garbage._BETWEEN_MS - 1)
+    assert seen() is not None, "not yet"
+    collector.tidy(garbage._BETWEEN_MS)
     assert seen() is None

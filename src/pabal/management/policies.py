@@ -10,6 +10,8 @@ from pabal.management.call import CREATED, Answer, Call, Work, not_found
 from pabal.management.listing import Facts, listing, one
 from pabal.management.routes import Function, Route, Who
 from pabal.model.definitions import PolicyDefinition
+from pabal.model.errors import InvalidParameter
+from pabal.model.policies import compile_pattern, term
 
 
 def facts_of(policy: PolicyDefinition) -> Facts:
@@ -64,22 +66,24 @@ def _putter(operator: bool) -> Function:
 
 
 def read_policy(vhost: str, name: str, body: Facts, operator: bool) -> PolicyDefinition:
-    """What the body says; whether it can be is checked when it is put."""
+    """What the body says, each value of its type; whether it can be is checked when it is put. InvalidParameter."""
     priority = body.get("priority")
+    pattern = body.get("pattern", "")
+    compile_pattern(pattern)
     return PolicyDefinition(
         vhost,
         name,
-        body.get("pattern", ""),
+        pattern,
         _definition(body.get("definition")),
         fields.whole("priority", priority) if isinstance(priority, str) else 0 if priority is None else priority,
-        body.get("apply-to") or "all",
+        fields.text("apply-to", body.get("apply-to") or "all"),
         operator,
     )
 
 
-def _definition(value: Any) -> Any:
+def _definition(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        return value
+        raise InvalidParameter(f"definition must be a dictionary: {term(value)}")
     return {name: inner for name, inner in value.items() if inner is not None}
 
 

@@ -1,8 +1,8 @@
 """When Python looks for cycles of garbage: a little at a time, since everybody waits meanwhile.
 
-Messages are in no cycles. Connections are: those that end young are found by the small collections, which look at
-what is new. One that has lived for a while is among the old, and these are looked through only when many such have
-ended.
+Messages are in no cycles. Connections and channels are: those that end young are found by the small collections,
+which look at what is new. What has lived for a while is old, and is looked through as a whole seldom: that takes as
+long as there is much of it.
 """
 
 from __future__ import annotations
@@ -14,29 +14,27 @@ _NEW_MAX: Final = 20_000
 """More new objects than there were freed: look through them. That takes some milliseconds."""
 _LOOKS_MAX: Final = 2
 """What was found in use so often is old."""
-_OLD_LOOKS_MAX: Final = 1_000_000
-_YOUNG_MS: Final = 10_000
-_ENDED_MAX: Final = 500
-"""Connections that were no longer young and have ended: some megabytes."""
+_NEVER: Final = 1_000_000_000
+_OLD_LOOKS_MIN: Final = 5
+"""So often something has become old, 200,000 objects or so: then all is looked through ..."""
+_BETWEEN_MS: Final = 600_000
+"""... if the last time is so long ago."""
 
 
 class Garbage:
-    def __init__(self) -> None:
-        self._ended = 0
+    """`now_ms`: any clock's, here and in `tidy`."""
+
+    def __init__(self, now_ms: int) -> None:
+        self._looked_ms = now_ms
 
     def begin(self) -> None:
         """What there is now stays: it is not looked at any more."""
         gc.freeze()
-        gc.set_threshold(_NEW_MAX, _LOOKS_MAX, _OLD_LOOKS_MAX)
+        gc.set_threshold(_NEW_MAX, _LOOKS_MAX, _NEVER)
         gc.enable()
 
-    def ended(self, age_ms: int) -> None:
-        """A connection of this age has ended."""
-        if age_ms > _YOUNG_MS:
-            self._ended += 1
-
-    def tidy(self) -> None:
+    def tidy(self, now_ms: int) -> None:
         """Once a second."""
-        if self._ended >= _ENDED_MAX:
-            self._ended = 0
+        if now_ms - self._looked_ms >= _BETWEEN_MS and gc.get_count()[2] >= _OLD_LOOKS_MIN:
+            self._looked_ms = now_ms
             gc.collect()

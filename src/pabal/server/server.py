@@ -125,7 +125,7 @@ class Server:
         self.after_commit: dict[Connection, None] = {}
         """Those that are read on when less waits for the disk."""
         self._connections: set[Connection] = set()
-        self._garbage = Garbage()
+        self._garbage = Garbage(self.now_ms)
         self.codec = Amqp091Codec(self._container)
         self.node = ServerNode(self, f"pabal@{socket.gethostname()}")
         self.http: HttpListener | None = None
@@ -432,7 +432,7 @@ class Server:
         self._ticked_ms = self.now_ms
         for connection in list(self._connections):
             connection.tick(self.now_ms, stood_still)
-        self._garbage.tidy()
+        self._garbage.tidy(self.now_ms)
 
     def _sample(self) -> None:
         """Rates are worked out from these."""
@@ -478,5 +478,4 @@ class Server:
     def remove(self, connection: Connection) -> None:
         self._connections.discard(connection)
         self._broker.forget(connection.session.client)
-        self._garbage.ended(self.now_ms - connection.session.client.since_ms)
         self.after_commit.pop(connection, None)
