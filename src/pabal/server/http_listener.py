@@ -33,12 +33,8 @@ def open_http(server: Server) -> HttpListener | None:
         return None
     given = settings.http_port != UNSET_PORT
     port = settings.http_port if given else DEFAULT_PORT if settings.port else 0
-    try:
-        listener = server.listeners.bind("http", port)
-    except OSError as error:
-        if given:
-            raise
-        server.log.warning("no HTTP API: %s", error.strerror or error)
+    listener = _bind(server, "http", port, given, "HTTP API")
+    if listener is None:
         return None
     found = HttpListener(server, listener, settings.http_origins)
     if server.certificates is not None and settings.https_port:
@@ -49,12 +45,18 @@ def open_http(server: Server) -> HttpListener | None:
 def _open_https(server: Server) -> Listener | None:
     """As above."""
     port = server.settings.https_port
+    given = port != DEFAULT_HTTPS_PORT
+    return _bind(server, "https", port if server.settings.port or given else 0, given, "HTTPS")
+
+
+def _bind(server: Server, protocol: str, port: int, given: bool, what: str) -> Listener | None:
+    """OSError when a port that was `given` cannot be had; else a warning that there is no `what`."""
     try:
-        return server.listeners.bind("https", port if server.settings.port or port != DEFAULT_HTTPS_PORT else 0)
+        return server.listeners.bind(protocol, port)
     except OSError as error:
-        if port != DEFAULT_HTTPS_PORT:
+        if given:
             raise
-        server.log.warning("no HTTPS: %s", error.strerror or error)
+        server.log.warning("no %s: %s", what, error.strerror or error)
         return None
 
 
@@ -65,14 +67,8 @@ def open_metrics(server: Server) -> HttpListener | None:
         return None
     given = settings.metrics_port != UNSET_PORT
     port = settings.metrics_port if given else DEFAULT_METRICS_PORT if settings.port else 0
-    try:
-        listener = server.listeners.bind("http/prometheus", port)
-    except OSError as error:
-        if given:
-            raise
-        server.log.warning("no port for metrics: %s", error.strerror or error)
-        return None
-    return HttpListener(server, listener, (), metrics_only=True)
+    listener = _bind(server, "http/prometheus", port, given, "port for metrics")
+    return None if listener is None else HttpListener(server, listener, (), metrics_only=True)
 
 
 class HttpListener:
