@@ -10,8 +10,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from engine import Engine, TakingConsumer
+from pabal.broker.broker import Broker
 from pabal.management.measured import Durations, ProcessFacts
-from pabal.management.metrics import AGGREGATED, DETAILED, PER_OBJECT, metrics_text, pieces
+from pabal.management.metrics import AGGREGATED, DETAILED, PER_OBJECT, pieces
 from pabal.model.message import Outcome
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -20,6 +21,10 @@ DASHBOARD_METRICS = Path(__file__).parent / "dashboard_metrics.txt"
 NOT_THERE = {f"rabbitmq_message_size_bytes_{part}" for part in ("bucket", "sum", "count")}
 """Of RabbitMQ 4.1's: see the page."""
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def metrics_text(broker: Broker, facts: ProcessFacts, kind: str = AGGREGATED, query: str = "") -> str:
+    return "".join(pieces(broker, facts, kind, query))
 
 
 @pytest.fixture

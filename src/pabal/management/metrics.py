@@ -26,11 +26,6 @@ _CLUSTER_PREFIX: Final = "rabbitmq_cluster_"
 _OWN_PREFIX: Final = "pabal_"
 
 
-def metrics_text(broker: Broker, facts: ProcessFacts, kind: str = AGGREGATED, query: str = "") -> str:
-    """All of it at once: `pieces` joined."""
-    return "".join(pieces(broker, facts, kind, query))
-
-
 def pieces(broker: Broker, facts: ProcessFacts, kind: str = AGGREGATED, query: str = "") -> Iterator[str]:
     """The text in pieces, some of them empty, none of which takes long: other work may be done in between, and then
     some objects are seen a little later than others. `kind`: one of KINDS. `query`: of the URL; `family` and `vhost`,
