@@ -21,7 +21,7 @@ PACKAGES = ("wire/amqp091", "model", "broker", "store", "session/amqp091")
 MODULES = ("server/turn.py",)
 LEFT_OUT = ("store/memory.py", "store/check.py", "store/audit.py")
 """Not hot; the one is subclassed by tests, the others run by their names."""
-REQUIREMENTS = ["mypy>=1.19,<3", "setuptools>=70"]
+REQUIREMENTS = ["mypy>=1.20,<3", "setuptools>=70"]
 
 
 class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]

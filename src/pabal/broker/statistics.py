@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from mypy_extensions import mypyc_attr
+
 COUNTED: Final = (
     "publish",
     "publish_out",
@@ -23,6 +25,7 @@ COUNTED: Final = (
 """The fields of `Counters`."""
 
 
+@mypyc_attr(acyclic=True)
 class Counters:
     """Totals since it was made, under RabbitMQ's names: of a queue, an exchange, a channel or a vhost.
 

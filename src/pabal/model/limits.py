@@ -97,15 +97,21 @@ publishers build up is no longer than it must be."""
 TURN_BYTES_OVERLOADED_MAX: Final = 4096
 """... and while publishers wait for a commit: a thousand connections may have sent something by then."""
 
-SLOW_SECONDS: Final = 0.004
+SLOW_SECONDS: Final = 0.001
 """A connection that gives more work than this with what it sends at once is read in slices from then on, each worth
-about half of this ..."""
+about half of this, or ..."""
 
-SLOW_BYTES_MIN: Final = 1024
-"""... of this many bytes at least ..."""
+SLOW_BYTES: Final = 64 * 1024
+"""... so many bytes, as long as they are no more work than ..."""
 
-SLOW_BYTES_FIRST: Final = 4 * 1024
-"""... a new connection of no more, until it has shown that its bytes are little work ..."""
+SLOW_SECONDS_MAX: Final = 0.004
+"""... half of this: who sends much is not slow for that. But a slice has ..."""
+
+SLOW_BYTES_MIN: Final = 256
+"""... this many bytes at least ..."""
+
+SLOW_BYTES_FIRST: Final = 1024
+"""... a new connection's no more, until it has shown that its bytes are little work ..."""
 
 SLOW_CONNECTIONS_A_TURN: Final = 1
 """... and so many such connections in a turn, one after the other: the others do not wait for all of them."""

@@ -7,6 +7,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from mypy_extensions import mypyc_attr
+
 # Where a message stands with the store (Message.state).
 UNSTORED: Final = 0
 """The store does not have it and need not: transient, or settled before it was written."""
@@ -101,6 +103,7 @@ class Container(Protocol):
         without the further routing keys too."""
 
 
+@mypyc_attr(acyclic=True)
 class Envelope:
     """What messages published alike share: where to, and what their properties ask of the broker.
 
@@ -157,6 +160,7 @@ class Envelope:
         )
 
 
+@mypyc_attr(acyclic=True)
 class Message:
     """A message in one queue. A message routed to many queues is one Message in each, sharing the content.
 
@@ -164,6 +168,8 @@ class Message:
     never), `attempts` (how often it came back unsettled). The rest lives as long as the process:
     `redelivered`, `state` (above), `content_id` (the store's, of a SHARED content; else it is not set), and while
     it is leased `consumer` and `delivery` (the session's name for this lease).
+
+    Compiled, it is nothing that Python looks for garbage in: who ends a lease takes the consumer out.
     """
 
     __slots__ = (

@@ -115,8 +115,9 @@ class TlsConnection(asyncio.BufferedProtocol, asyncio.Transport):
         if self._established:
             self._inner.connection_lost(exc)
         elif not self._closing:
-            self._closing = True
             self._log(self._peer, "closed by the client during the TLS handshake")
+        self._closing = True
+        del self._ssl, self._incoming, self._outgoing  # tens of kB, and this object is in a cycle
 
     def pause_writing(self) -> None:
         if self._established:

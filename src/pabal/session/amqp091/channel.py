@@ -31,7 +31,35 @@ if TYPE_CHECKING:
 
 class Channel:
     """`prefetch`: how many unsettled deliveries all its consumers together may hold (basic.qos global), 0 for
-    any number. `inbox`: where answers to its requests go, if it consumes them, or did."""
+    any number. `inbox`: where answers to its requests go, if it consumes them, or did.
+
+    A client may open thousands and use none, so that each is to be little: what not every channel needs is made when
+    it is needed. Closed, nothing that it had refers to it any more.
+    """
+
+    __slots__ = (
+        "_cancelled",
+        "_first_unsettled",
+        "_getter",
+        "_publisher",
+        "broker",
+        "closed",
+        "consumer_prefetch",
+        "consumers",
+        "counters",
+        "inbox",
+        "last_delivery",
+        "last_queue",
+        "number",
+        "output",
+        "prefetch",
+        "rights",
+        "session",
+        "since_ms",
+        "transaction",
+        "unsettled_deliveries",
+        "vhost",
+    )
 
     def __init__(self, session: Amqp091Session, number: int) -> None:
         assert session.vhost is not None and session.rights is not None
@@ -50,9 +78,9 @@ class Channel:
         self.last_delivery = 0
         self.inbox: Inbox | None = None
         self.consumers: dict[str, Consumer] = {}
-        self._cancelled: list[Consumer] = []
+        self._cancelled: tuple[Consumer, ...] = ()
         self.unsettled_deliveries: dict[int, Message | Revoked] = {}
-        self.publisher = Publisher(self)
+        self._publisher: Publisher | None = None
         self.transaction: transaction.Transaction | None = None  # after tx.select
         self._first_unsettled = 1  # no delivery below it is unsettled
         self.consumer_prefetch = 0
@@ -70,18 +98,18 @@ class Channel:
 
     def durable(self, upto: int) -> None:
         """See broker.Waiter: what was published up to this number may be confirmed."""
-        if not self.closed:
-            self.publisher.confirm(upto)
+        if self._publisher is not None:
+            self._publisher.confirm(upto)
 
     def unsettled(self) -> int:
         """Deliveries that consumers hold, cancelled ones too."""
-        self._cancelled = [consumer for consumer in self._cancelled if consumer.unsettled]
+        self._cancelled = tuple([consumer for consumer in self._cancelled if consumer.unsettled])
         return sum(consumer.unsettled for consumer in (*self.consumers.values(), *self._cancelled))
 
     def forget(self, consumer: Consumer) -> None:
         """It is cancelled; what it still holds counts on against the channel's prefetch."""
         self.consumers.pop(consumer.tag, None)
-        self._cancelled = [each for each in (*self._cancelled, consumer) if each.unsettled]
+        self._cancelled = tuple([each for each in (*self._cancelled, consumer) if each.unsettled])
 
     def stop_consumers(self) -> None:
         """Cancels the consumers, the last one first, so that nobody takes over for a moment; what they hold stays
@@ -96,10 +124,14 @@ class Channel:
         if not self.closed:
             self.broker.statistics.channels_closed += 1
         self.closed = True
-        self.stop_consumers()
+        if self.consumers:
+            self.stop_consumers()
         if self.transaction is not None:
             self.transaction.rollback()
-        self.settle(self.unsettled_deliveries, list(self.unsettled_deliveries), Outcome.RETURN)
+        if self.unsettled_deliveries:
+            self.settle(self.unsettled_deliveries, list(self.unsettled_deliveries), Outcome.RETURN)
+        self._publisher = self.transaction = self._getter = None
+        self._cancelled = ()
 
     # --- What is to be seen of it, see broker.clients ---------------------------------------------------------
 
@@ -112,8 +144,15 @@ class Channel:
         return list(self.consumers.values())
 
     @property
+    def publisher(self) -> Publisher:
+        publisher = self._publisher
+        if publisher is None:
+            publisher = self._publisher = Publisher(self)
+        return publisher
+
+    @property
     def confirming(self) -> bool:
-        return self.publisher.confirming
+        return self._publisher is not None and self._publisher.confirming
 
     @property
     def transactional(self) -> bool:
@@ -129,7 +168,7 @@ class Channel:
 
     @property
     def unconfirmed(self) -> int:
-        return self.publisher.unconfirmed
+        return 0 if self._publisher is None else self._publisher.unconfirmed
 
     @property
     def uncommitted(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any, Final
 
 from pabal.broker.access import Access, Rights
@@ -437,8 +436,13 @@ class Amqp091Session:
             self.end()
 
     def connection_lost(self) -> None:
-        """The socket is closed, by whom it may be."""
+        """The socket is closed, by whom it may be. What is large is let go of: the rest is in cycles, and the collector
+        may come for it late."""
         self.end()
+        self._scanner.forget()
+        self.output.forget()
+        self.targets.clear()
+        self.client.properties = {}
 
     def end(self) -> None:
         self.state = "closed"
@@ -451,17 +455,21 @@ class Amqp091Session:
         ours on the way does not keep the rest of it."""
         channels = list(self.channels.values())
         self.channels.clear()
-        with ExitStack() as last_first:
-            if self.vhost is not None:
-                last_first.callback(self.vhost.disconnect, self)
-            if self.rights is not None:
-                self.rights.channels = 0
-                last_first.callback(self.rights.leave)
-            last_first.callback(self.broker.release, self)
-            for channel in reversed(channels):
-                last_first.callback(channel.close)
-            for channel in reversed(channels):
-                last_first.callback(channel.stop_consumers)
+        steps: list[Callable[[], None]] = [channel.stop_consumers for channel in channels if channel.consumers]
+        steps += [channel.close for channel in channels]
+        steps.append(lambda: self.broker.release(self))
+        rights, vhost = self.rights, self.vhost
+        if rights is not None and vhost is not None:
+            rights.channels = 0
+            steps += [rights.leave, lambda: vhost.disconnect(self)]
+        failure: Exception | None = None
+        for step in steps:
+            try:
+                step()
+            except Exception as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
 
     def tick(self, now_ms: int) -> None:
         """Heartbeats (§4.2.7): one is sent after half the interval without output; a peer that was silent for

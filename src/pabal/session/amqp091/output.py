@@ -119,6 +119,11 @@ class Output:
         """The connection ends: what waits for a commit is not promised any more."""
         self._held.clear()
 
+    def forget(self) -> None:
+        """The connection is gone, and nothing more is sent."""
+        self._pieces = []
+        self._bytes = 0
+
     # --- Out ------------------------------------------------------------------------------------------------
 
     def take(self, now_ms: int) -> list[bytes]:

@@ -184,6 +184,13 @@ class Scanner:
         self._assemblies.clear()
         self._assembly_bytes = 0
 
+    def forget(self) -> None:
+        """The connection is gone: what was received is not scanned any more."""
+        self.close()
+        self.paused = True
+        self._rest, self._rest_at = b"", 0
+        self._size = self._properties = self._frame = b""
+
     def hold_publishes(self, holding: bool) -> None:
         """From now on stop, `paused`, before the next basic.publish or frame of a content; or do so no more."""
         self._holding = holding
