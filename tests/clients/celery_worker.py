@@ -31,10 +31,14 @@ def files(directory: Path) -> str:
     return f"clients.celery_app:WholeFiles+file://{directory}"
 
 
-def wait_for(condition: Callable[[], object], state: Callable[[], object] = lambda: "") -> None:
-    deadline = time.monotonic() + RESULT_SECONDS_MAX
+def wait_for(
+    condition: Callable[[], object],
+    state: Callable[[], object] = lambda: "",
+    seconds_max: float = RESULT_SECONDS_MAX,
+) -> None:
+    deadline = time.monotonic() + seconds_max
     while not condition():
-        assert time.monotonic() < deadline, f"not within {RESULT_SECONDS_MAX} s; {state()}"
+        assert time.monotonic() < deadline, f"not within {seconds_max} s; {state()}"
         time.sleep(0.01)
 
 
