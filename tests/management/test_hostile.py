@@ -77,6 +77,19 @@ def test_what_is_no_request_ends_in_time(api: Api, sent: bytes) -> None:
     assert api.get("/whoami").status == 200
 
 
+def test_who_only_connects_keeps_nobody_out(api: Api) -> None:
+    with contextlib.ExitStack() as crowd:
+        for number in range(limits.HTTP_CONNECTIONS_MAX + 50):
+            client = crowd.enter_context(connected(api))
+            with contextlib.suppress(OSError):
+                client.sendall(b"GET /api/who" if number % 2 else b"")
+        began = time.monotonic()
+        api.wait_until_ready()
+        assert time.monotonic() - began < limits.HTTP_HEADER_SECONDS_MAX / 2
+        for _ in range(20):
+            assert api.get("/whoami").status == 200
+
+
 def test_the_broker_serves_while_many_ask(api: Api) -> None:
     """Wrong passwords by the hundred, long lists: AMQP goes on."""
     api.put("/vhosts/many", {})

@@ -188,6 +188,22 @@ def test_who_may(api: Api) -> None:
         assert api.get("/pabal/connections/nobody/tap").status == 404
 
 
+def test_it_ends_for_who_may_no_more(api: Api) -> None:
+    api.put("/users/deleted", {"password": "p", "tags": "monitoring"})
+    api.put("/users/lowered", {"password": "p", "tags": "administrator"})
+    with client(api.broker, "watched"):
+        name = name_of(api, "watched")
+        deleted = Lines(Api(api.broker, "deleted", "p"), name)
+        lowered = Lines(Api(api.broker, "lowered", "p"), name)
+        bodies = Lines(Api(api.broker, "lowered", "p"), name, "bodies=9")
+        api.put("/users/lowered", {"password": "p", "tags": "monitoring"})
+        api.call("DELETE", "/users/deleted")
+        for lines in (deleted, bodies):
+            lines.until("= end: you may not see this any more")
+            lines.until_over()
+        assert not lowered.over, "without bodies it is for who may monitor"
+
+
 def test_an_error_is_marked(api: Api) -> None:
     with client(api.broker, "errs") as connection:
         channel = connection.channel()

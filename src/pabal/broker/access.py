@@ -52,6 +52,14 @@ class Refused(NamedTuple):
 Answer = Principal | Refused
 
 
+def as_of_now(principal: Principal, broker: Broker) -> Principal | None:
+    """The same somebody with the tags they have by now. None: they are there no more, or their token is over."""
+    if principal.scopes is not None:
+        return None if 0 < principal.expires_at_ms <= broker.now_ms else principal
+    user = broker.accounts.users.get(principal.name)
+    return None if user is None else _of_user(user)
+
+
 def _nothing() -> None:
     pass
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any, Protocol
 
@@ -67,11 +67,17 @@ class Node(Protocol):
     def resources(self) -> Resources: ...
 
     def tap(
-        self, client: Client, names: frozenset[str], channels: frozenset[int], body_bytes: int, as_json: bool
+        self,
+        client: Client,
+        names: frozenset[str],
+        channels: frozenset[int],
+        body_bytes: int,
+        as_json: bool,
+        may_watch: Callable[[], bool],
     ) -> Stream | None:
         """The frames of that connection from now on, a line each; None: too many are watched already. Of these
-        channels and these names only, if there are any, and so much of each body. ValueError: there is nothing of
-        such a name."""
+        channels and these names only, if there are any, and so much of each body. It ends when whoever asked
+        `may_watch` no more. ValueError: there is nothing of such a name."""
 
     def process_facts(self) -> ProcessFacts:
         """For metrics."""

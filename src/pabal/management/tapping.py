@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
+from pabal.broker.access import as_of_now
 from pabal.management.call import Answer, ApiError, Call, bad_request, not_authorised, not_found
 from pabal.management.routes import Route, Who
 from pabal.model.limits import TAP_BODY_BYTES_MAX
@@ -12,15 +14,20 @@ from pabal.model.limits import TAP_BODY_BYTES_MAX
 def tap(call: Call) -> Answer:
     """A line for each frame, from now until the connection ends. Bodies are for administrators."""
     body_bytes = _body_bytes(call.query.get("bodies", "0"))
-    if body_bytes and not call.administrator:
+    if not _may_see(call, body_bytes):
         raise not_authorised(Who.ADMINISTRATOR.value)
     client = call.broker.clients.get(call.arguments["connection"])
     if client is None:
         raise not_found()
     as_json = "json" in call.accept
+
+    def may_watch() -> bool:
+        now = as_of_now(call.principal, call.broker)
+        return now is not None and _may_see(replace(call, principal=now), body_bytes)
+
     try:
         stream = call.node.tap(
-            client, frozenset(_listed(call, "only")), frozenset(_channels(call)), body_bytes, as_json
+            client, frozenset(_listed(call, "only")), frozenset(_channels(call)), body_bytes, as_json, may_watch
         )
     except ValueError as error:
         raise bad_request(str(error)) from None
@@ -28,6 +35,10 @@ def tap(call: Call) -> Answer:
         raise ApiError(503, "service_unavailable", "There are too many taps at once")
     kind = "application/x-ndjson" if as_json else "text/plain; charset=utf-8"
     return Answer(headers={"content-type": kind}, stream=stream)
+
+
+def _may_see(call: Call, body_bytes: int) -> bool:
+    return call.administrator or (call.monitor and not body_bytes)
 
 
 def _body_bytes(text: str) -> int:

@@ -99,13 +99,13 @@ TURN_BYTES_OVERLOADED_MAX: Final = 4096
 
 SLOW_SECONDS: Final = 0.001
 """A connection that gives more work than this with what it sends at once is read in slices from then on, each worth
-about half of this, or ..."""
+about half of this ..."""
 
-SLOW_BYTES: Final = 64 * 1024
-"""... so many bytes, as long as they are no more work than ..."""
+BUSY_SECONDS: Final = 0.004
+"""... or of this, if it is work for ..."""
 
-SLOW_SECONDS_MAX: Final = 0.004
-"""... half of this: who sends much is not slow for that. But a slice has ..."""
+SLOW_BYTES_PER_SECOND: Final = 8 * 1024 * 1024
+"""... more bytes than that: so publishers are served, however small their messages are. A slice has ..."""
 
 SLOW_BYTES_MIN: Final = 256
 """... this many bytes at least ..."""
@@ -137,7 +137,7 @@ WINDOW_BYTES_TRANSIENT: int = 64 * 1024 * 1024
 LOAD_MESSAGES_MAX: int = 4096
 """Messages read from the store in one step."""
 
-LOAD_BYTES_MAX: int = 4 * 1024 * 1024
+LOAD_BYTES_MAX: int = 512 * 1024
 """... and their bytes (one message at least)."""
 
 INBOX_MESSAGES_MAX: int = 131_072
@@ -248,7 +248,10 @@ HTTP_STALLED_SECONDS_MAX: Final = 60.0
 """How long a client may take none of its answer."""
 
 HTTP_CONNECTIONS_MAX: Final = 1000
-"""At once; further ones are closed."""
+"""At once; further ones take the place of those that have been ..."""
+
+HTTP_UNUSED_SECONDS_MIN: Final = 1.0
+"""... without a request for longer than this; if there is none, they are closed."""
 
 HTTP_SLICE_MS: Final = 4
 """How long the API works on an answer before all others have their turn."""

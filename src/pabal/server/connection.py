@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, cast
 from pabal.broker.clients import Link
 from pabal.model.errors import StoreError
 from pabal.model.limits import (
+    BUSY_SECONDS,
     CLOSE_SECONDS_MAX,
     OUTPUT_BYTES_HIGH,
     OUTPUT_BYTES_LOW,
-    SLOW_BYTES,
     SLOW_BYTES_FIRST,
     SLOW_BYTES_MIN,
+    SLOW_BYTES_PER_SECOND,
     SLOW_SECONDS,
-    SLOW_SECONDS_MAX,
     TURN_BYTES_MAX,
 )
 from pabal.server.tap import Tap
@@ -154,15 +154,14 @@ class Connection(asyncio.BufferedProtocol):
     def _weigh(self, nbytes: int, seconds: float) -> None:
         """Two thousand channels to open and to close are few bytes and much work: a turn's share of bytes does not
         bound what the others wait for. The time that was first taken may have gone by while another process ran: who
-        is suspected so is measured by the processor's time, which takes longer to ask for."""
-        bound = SLOW_SECONDS if nbytes < SLOW_BYTES else SLOW_SECONDS_MAX
+        is suspected so is measured by the processor's time, which takes longer to ask for. What is no whole slice, or
+        was not acted on yet, shows nothing."""
+        bound = BUSY_SECONDS if nbytes > SLOW_BYTES_PER_SECOND * seconds else SLOW_SECONDS
         if seconds > bound / 2 and self._clock is perf_counter:
             self._clock = thread_time
         elif seconds > bound / 2:
-            rate = nbytes / seconds
-            large = min(SLOW_BYTES, int(rate * SLOW_SECONDS_MAX / 2))
-            self._slow_bytes = max(SLOW_BYTES_MIN, int(rate * SLOW_SECONDS / 2), large)
-        elif seconds < bound / 8:
+            self._slow_bytes = max(SLOW_BYTES_MIN, int(nbytes * bound / 2 / seconds))
+        elif seconds < bound / 8 and nbytes >= self._slow_bytes and not self.session.blocked:
             self._slow_bytes = self._slow_bytes * 2 if self._slow_bytes * 2 < TURN_BYTES_MAX else 0
             if not self._slow_bytes:
                 self._clock = perf_counter

@@ -14,7 +14,7 @@ _NEW_MAX: Final = 2_000
 """More new objects than there were freed: look through them."""
 _NEVER: Final = 1_000_000_000
 _LOOKS_MAX: Final = 100
-"""What was in use when it was looked at so often, 200,000 objects at most, is looked at once more, and then is old ..."""
+"""What was in use then is looked at once more after so many looks, 200,000 objects or so, and then is old ..."""
 _LOOKS_MIN: Final = 5
 _BETWEEN_LOOKS_MS: Final = 30_000
 """... or so often, if the last time is so long ago."""

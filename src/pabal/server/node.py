@@ -6,7 +6,7 @@ import os
 import resource
 import secrets
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
@@ -89,11 +89,17 @@ class ServerNode:
         )
 
     def tap(
-        self, client: Client, names: frozenset[str], channels: frozenset[int], body_bytes: int, as_json: bool
+        self,
+        client: Client,
+        names: frozenset[str],
+        channels: frozenset[int],
+        body_bytes: int,
+        as_json: bool,
+        may_watch: Callable[[], bool],
     ) -> Tap | None:
         for connection in self._server.connections:
             if connection.session.client is client:
-                return self.taps.open(connection, Selection(channels, names, body_bytes), as_json)
+                return self.taps.open(connection, Selection(channels, names, body_bytes), as_json, may_watch)
         return None
 
     def process_facts(self) -> ProcessFacts:

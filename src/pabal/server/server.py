@@ -432,6 +432,7 @@ class Server:
         self._ticked_ms = self.now_ms
         for connection in list(self._connections):
             connection.tick(self.now_ms, stood_still)
+        self.node.taps.tick()
         self._garbage.tidy(self.now_ms)
 
     def _sample(self) -> None:

@@ -124,23 +124,32 @@ class Taps:
 
     def __init__(self, clock: Callable[[], int]) -> None:
         self._clock = clock
-        self._open: dict[Tap, Connection] = {}
+        self._open: dict[Tap, tuple[Connection, Callable[[], bool]]] = {}
 
-    def open(self, connection: Connection, selection: Selection, as_json: bool) -> Tap | None:
-        """None: there are too many already. ValueError: there is nothing of such a name to be shown."""
+    def open(
+        self, connection: Connection, selection: Selection, as_json: bool, may_watch: Callable[[], bool]
+    ) -> Tap | None:
+        """`may_watch`: asked once a second; it ends when that says no. None: there are too many already. ValueError:
+        there is nothing of such a name to be shown."""
         for name in sorted(selection.names - NAMES):
             raise ValueError(f"there is nothing called '{name}' to be shown")
         if len(self._open) >= TAPS_MAX:
             return None
         tap = Tap(selection, as_json, self._clock, self._forget)
-        self._open[tap] = connection
+        self._open[tap] = connection, may_watch
         connection.tap(tap)
         return tap
 
     def _forget(self, tap: Tap) -> None:
-        connection = self._open.pop(tap, None)
-        if connection is not None:
-            connection.untap(tap)
+        opened = self._open.pop(tap, None)
+        if opened is not None:
+            opened[0].untap(tap)
+
+    def tick(self) -> None:
+        """Once a second."""
+        for tap, (_, may_watch) in list(self._open.items()):
+            if not may_watch():
+                tap.end("you may not see this any more")
 
     def end(self, why: str) -> None:
         for tap in list(self._open):

@@ -436,8 +436,8 @@ class Amqp091Session:
             self.end()
 
     def connection_lost(self) -> None:
-        """The socket is closed, by whom it may be. What is large is let go of: the rest is in cycles, and the collector
-        may come for it late."""
+        """The socket is closed, by whom it may be. What is large is let go of: the rest is in cycles, which the
+        collector may find late."""
         self.end()
         self._scanner.forget()
         self.output.forget()
