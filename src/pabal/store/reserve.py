@@ -13,12 +13,14 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from pabal.model.limits import RESERVE_BYTES_MAX
+from pabal.model.limits import LOG_BYTES_MAX, RESERVE_BYTES_MAX
 from pabal.store.files import FILE_MODE
 
 RESERVE_FILE: Final = "pabal.reserve"
 _PARTS: Final = 8
-"""On a small disk the reserve is this part of it at most."""
+"""On a small disk the reserve is this part of it ..."""
+_BYTES_MIN: Final = 2 * LOG_BYTES_MAX
+"""... but has room for what a start finds in the log, which must all go into the data file."""
 _STEPS: Final = 4
 """It is given up in so many: what found no room may be little, and another such day may come before there is more."""
 _KEEP_SIZE: Final = 1  # FALLOC_FL_KEEP_SIZE
@@ -37,7 +39,8 @@ class Reserve:
         known = -1
         with contextlib.suppress(OSError):
             system = os.statvfs(directory)
-            self.size_bytes = min(RESERVE_BYTES_MAX, system.f_blocks * system.f_frsize // _PARTS)
+            part = system.f_blocks * system.f_frsize // _PARTS
+            self.size_bytes = min(RESERVE_BYTES_MAX, max(_BYTES_MIN, part))
             known = self._left_bytes = self._path.stat().st_size
         self.held = known >= self.size_bytes
         self.make()
