@@ -29,39 +29,6 @@ def collector() -> Iterator[Garbage]:
     gc.set_threshold(*thresholds)
 
 
-def old_knot() -> weakref.ref[Knot]:
-    """Garbage that a look has taken for something in use."""
-    knot = Knot()
-    gc.collect(0)
-    return weakref.ref(knot)
-
-
-def look(times: int) -> None:
-    for _ in range(times):
-        gc.collect(0)
-
-
-def test_what_has_lived_for_a_while_is_looked_through_when_there_may_be_much(collector: Garbage) -> None:
-    seen = old_knot()
-    look(garbage._LOOKS_MAX - 2)
-    collector.tidy(1)
-    assert seen() is not None, "not yet"
-    look(1)
-    collector.tidy(1)
-    assert seen() is None
-
-
-def test_what_has_lived_for_a_while_is_looked_through_after_a_while(collector: Garbage) -> None:
-    seen = old_knot()
-    collector.tidy(garbage._BETWEEN_LOOKS_MS)
-    assert seen() is not None, "hardly anything is new"
-    look(garbage._LOOKS_MIN)
-    collector.tidy(garbage._BETWEEN_LOOKS_MS - 1)
-    assert seen() is not None, "not yet"
-    collector.tidy(garbage._BETWEEN_LOOKS_MS)
-    assert seen() is None
-
-
 def test_the_old_are_looked_through_when_there_may_be_many_and_not_often(collector: Garbage) -> None:
     gc.collect()
     knot = Knot()

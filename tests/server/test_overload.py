@@ -25,7 +25,7 @@ def test_connections_give_little_while_the_disk_is_behind() -> None:
         clients = [await Client.connect(server) for _ in range(3)]
         await until(lambda: not server.turn.committing and not server.in_turn)
         for connection in server._connections:
-            connection._slow_bytes = 0  # known to be little work
+            connection._pace.slice_bytes = 0  # known to be little work
         store.journal.unsaved_bytes = UNSAVED_BYTES_MAX + 1
         for client in clients:
             client.writer.write(UNFINISHED)

@@ -1,4 +1,4 @@
-"""Connections whose bytes are much work are read in slices, a few of them a turn, and all of them to the end."""
+"""Connections whose bytes are much work are read in slices, few of them a turn, and all of them to the end."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from collections import Counter
 import pytest
 from test_internal_errors import Client, until
 
-from pabal.model.limits import SLOW_BYTES_MIN, SLOW_CONNECTIONS_A_TURN, TURN_BYTES_MAX
-from pabal.server import connection as module
+from pabal.model.limits import SLOW_BYTES_FIRST, SLOW_BYTES_MIN, SLOW_SECONDS, TURN_BYTES_MAX
+from pabal.server import pace
 from pabal.server.connection import Connection
 from pabal.server.open_store import open_store
+from pabal.server.pace import Pace, Slices
 from pabal.server.server import Server
 from pabal.server.settings import Settings
 
 UNFINISHED = b"\x01\x00\x00\x00\x01\x00\x00" + bytes(60_000)
 """The beginning of a frame: to be received, and nothing to be done with it."""
+CLIENTS = 5
 
 
 @pytest.mark.parametrize("answers", [False, True])
@@ -30,17 +32,17 @@ def test_work_is_shared_out(monkeypatch: pytest.MonkeyPatch, answers: bool) -> N
         clock[0] += work_seconds[0]
         return clock[0]
 
-    monkeypatch.setattr(module, "perf_counter", perf_counter)
-    monkeypatch.setattr(module, "thread_time", lambda: perf_counter())
+    monkeypatch.setattr(pace, "perf_counter", perf_counter)
+    monkeypatch.setattr(pace, "thread_time", lambda: perf_counter())
     in_a_turn: Counter[int] = Counter()
-    received: Counter[Connection] = Counter()
-    updated = Connection.buffer_updated
+    taken: Counter[Connection] = Counter()
+    take = Connection._take
 
-    def buffer_updated(connection: Connection, nbytes: int) -> None:
-        received[connection] += nbytes
+    def slowly(connection: Connection, data: bytes) -> None:
+        taken[connection] += len(data)
         in_a_turn[connection._server.turn_count] += 1
-        assert nbytes <= SLOW_BYTES_MIN
-        updated(connection, nbytes)
+        assert len(data) <= SLOW_BYTES_FIRST
+        take(connection, data)
         if answers:
             connection._server.turn.writes(connection)
 
@@ -48,24 +50,80 @@ def test_work_is_shared_out(monkeypatch: pytest.MonkeyPatch, answers: bool) -> N
         settings = Settings(memory=True, port=0, http=False)
         server = Server(settings, open_store(settings), logging.getLogger("pabal"))
         await server.start()
-        clients = [await Client.connect(server) for _ in range(5)]
-        for connection in server._connections:
-            connection._slow_bytes = SLOW_BYTES_MIN
-        monkeypatch.setattr(Connection, "buffer_updated", buffer_updated)
+        clients = [await Client.connect(server) for _ in range(CLIENTS)]
+        monkeypatch.setattr(Connection, "_take", slowly)
         for client in clients:
             client.writer.write(UNFINISHED)
-        await until(lambda: len(received) == 5 and set(received.values()) == {len(UNFINISHED)})
-        # In the first turn all five come at once, since nobody knew that they have something to say.
-        assert sorted(in_a_turn.values())[-2] <= SLOW_CONNECTIONS_A_TURN
-        monkeypatch.setattr(Connection, "buffer_updated", updated)
+        await until(lambda: len(taken) == CLIENTS and set(taken.values()) == {len(UNFINISHED)})
+        assert set(in_a_turn.values()) == {1}
+        assert {connection._pace.slice_bytes for connection in server._connections} == {SLOW_BYTES_MIN}
+        monkeypatch.setattr(Connection, "_take", take)
 
         work_seconds[0] = 0.0
         for client in clients:
             client.writer.write(bytes(4 * TURN_BYTES_MAX))
-        await until(lambda: {connection._slow_bytes for connection in server._connections} == {0})
+        await until(lambda: {connection._pace.slice_bytes for connection in server._connections} == {0})
         for client in clients:
             client.writer.close()
+        await until(lambda: not server._connections)
         server.stop("the test is over")
         await server._shut_down()
 
     asyncio.run(run())
+
+
+def test_what_was_received_before_the_end_is_acted_on_when_its_turn_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that wait for their slice, and are gone by then."""
+    monkeypatch.setattr(Slices, "spent", property(lambda slices: True))
+    taken: list[bytes] = []
+    take = Connection._take
+
+    def noted(connection: Connection, data: bytes) -> None:
+        taken.append(data)
+        take(connection, data)
+
+    monkeypatch.setattr(Connection, "_take", noted)
+
+    async def run() -> None:
+        settings = Settings(memory=True, port=0, http=False)
+        server = Server(settings, open_store(settings), logging.getLogger("pabal"))
+        await server.start()
+        clients = [await Client.connect(server) for _ in range(CLIENTS)]
+        taken.clear()
+        [connection, *_] = server._connections
+        connection._wait_for_slice()
+        connection._unread = b"the last words"
+        connection.abort()
+        await until(lambda: connection not in server._connections)
+        assert taken == [b"the last words"]
+        for client in clients:
+            client.writer.close()
+        await until(lambda: not server._connections)
+        server.stop("the test is over")
+        await server._shut_down()
+
+    asyncio.run(run())
+
+
+def test_a_slice_is_worth_so_much_work() -> None:
+    slow = Pace()
+    slow.weigh(1024, SLOW_SECONDS, True)
+    assert (slow.slice_bytes, slow.slow) == (SLOW_BYTES_FIRST, False), "another process may have run meanwhile"
+    slow.weigh(1024, SLOW_SECONDS, True)
+    assert (slow.slice_bytes, slow.slow) == (512, True)
+    slow.weigh(100, SLOW_SECONDS / 100, True)
+    assert (slow.slice_bytes, slow.slow) == (512, False), "less than a slice shows nothing"
+    slow.weigh(512, SLOW_SECONDS / 100, False)
+    assert slow.slice_bytes == 512, "nor what nothing was done with"
+    slow.weigh(512, SLOW_SECONDS / 100, True)
+    assert slow.slice_bytes == 1024
+
+
+def test_who_sends_much_is_not_slow_for_that() -> None:
+    busy = Pace()
+    busy.slice_bytes = 0
+    busy.weigh(100_000, SLOW_SECONDS, True)
+    assert not busy.watched
+    for _ in range(2):
+        busy.weigh(100_000, 4 * SLOW_SECONDS, True)
+    assert busy.slice_bytes == 50_000

@@ -113,8 +113,9 @@ SLOW_BYTES_MIN: Final = 256
 SLOW_BYTES_FIRST: Final = 1024
 """... a new connection's no more, until it has shown that its bytes are little work ..."""
 
-SLOW_CONNECTIONS_A_TURN: Final = 1
-"""... and so many such connections in a turn, one after the other: the others do not wait for all of them."""
+STRANGERS_SECONDS: Final = 0.0005
+"""... and such connections, and those that have not logged in yet, are together given so much of a turn, or what one
+of them does at once: the others do not wait for all of them."""
 
 DISPATCH_MESSAGES_MAX: int = 1024
 """Messages handed to one consumer in one step."""

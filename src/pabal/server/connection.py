@@ -6,22 +6,18 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
-from time import perf_counter, thread_time
+from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
 from pabal.broker.clients import Link
 from pabal.model.errors import StoreError
 from pabal.model.limits import (
-    BUSY_SECONDS,
     CLOSE_SECONDS_MAX,
     OUTPUT_BYTES_HIGH,
     OUTPUT_BYTES_LOW,
-    SLOW_BYTES_FIRST,
-    SLOW_BYTES_MIN,
-    SLOW_BYTES_PER_SECOND,
     SLOW_SECONDS,
-    TURN_BYTES_MAX,
 )
+from pabal.server.pace import Pace
 from pabal.server.tap import Tap
 from pabal.server.tls import certificate_name, encryption
 from pabal.session.amqp091.connection import Amqp091Session
@@ -56,17 +52,18 @@ class Connection(asyncio.BufferedProtocol):
 
     __slots__ = (
         "__weakref__",
-        "_clock",
         "_closed_at_ms",
+        "_lost",
         "_make_session",
+        "_pace",
         "_reading_paused",
         "_server",
-        "_slow_bytes",
         "_taps",
         "_traces",
         "_transport",
         "_turn",
         "_turn_bytes",
+        "_unread",
         "_waits_for_slice",
         "_writing_paused",
         "certificate_name",
@@ -94,9 +91,12 @@ class Connection(asyncio.BufferedProtocol):
         self._closed_at_ms = 0
         self._turn = -1
         self._turn_bytes = 0  # read in that turn
-        self._clock = perf_counter
+        self._pace = Pace()
         self._waits_for_slice = False
-        self._slow_bytes = SLOW_BYTES_FIRST  # to be read at once, as long as that may be much work; 0: a turn's share
+        self._unread = b""
+        """Received, and to be acted on when it is this connection's turn."""
+        self._lost = ""
+        """Its socket is closed, and how."""
 
     # --- From asyncio ---------------------------------------------------------------------------------------
 
@@ -121,8 +121,8 @@ class Connection(asyncio.BufferedProtocol):
         self._server.add(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        share = self._server.share()
-        return share[: self._slow_bytes] if self._slow_bytes else share
+        share, most = self._server.share(), self._pace.slice_bytes
+        return share[:most] if most else share
 
     def buffer_updated(self, nbytes: int) -> None:
         server = self._server
@@ -130,6 +130,14 @@ class Connection(asyncio.BufferedProtocol):
         link = self.link
         link.received += 1
         link.received_bytes += nbytes
+        if server.slices.spent and self._stranger:
+            self._unread += data
+            self._wait_for_slice()
+        else:
+            self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        server = self._server
         if not server.in_turn:
             server.begin_turn()
         if self._turn != server.turn_count:
@@ -140,31 +148,24 @@ class Connection(asyncio.BufferedProtocol):
         if self._traces:
             for trace in self._traces:
                 trace.received(data)
-        clock = self._clock
+        pace = self._pace
+        clock = pace.clock
         begun = clock()
         try:
             self.session.receive_data(data)
         except Exception as error:
             self._failed(error)
         seconds = clock() - begun
-        if seconds > SLOW_SECONDS or self._slow_bytes or clock is not perf_counter:
-            self._weigh(nbytes, seconds)
+        if seconds > SLOW_SECONDS or pace.watched:
+            pace.weigh(len(data), seconds, not self.session.blocked)
+            if self._stranger:
+                server.slices.seconds += seconds
         self.after_input()
 
-    def _weigh(self, nbytes: int, seconds: float) -> None:
-        """Two thousand channels to open and to close are few bytes and much work: a turn's share of bytes does not
-        bound what the others wait for. The time that was first taken may have gone by while another process ran: who
-        is suspected so is measured by the processor's time, which takes longer to ask for. What is no whole slice, or
-        was not acted on yet, shows nothing."""
-        bound = BUSY_SECONDS if nbytes > SLOW_BYTES_PER_SECOND * seconds else SLOW_SECONDS
-        if seconds > bound / 2 and self._clock is perf_counter:
-            self._clock = thread_time
-        elif seconds > bound / 2:
-            self._slow_bytes = max(SLOW_BYTES_MIN, int(nbytes * bound / 2 / seconds))
-        elif seconds < bound / 8 and nbytes >= self._slow_bytes and not self.session.blocked:
-            self._slow_bytes = self._slow_bytes * 2 if self._slow_bytes * 2 < TURN_BYTES_MAX else 0
-            if not self._slow_bytes:
-                self._clock = perf_counter
+    @property
+    def _stranger(self) -> bool:
+        """See server.pace."""
+        return self._pace.slow or self.session.state in _OPENING
 
     def _guarded(self, action: Callable[[], None]) -> None:
         """An error of ours while one connection is served ends that connection; one of the store ends the broker."""
@@ -188,14 +189,26 @@ class Connection(asyncio.BufferedProtocol):
             self._server.fatal(StoreError(f"stopped after an internal error: {failure!r}"))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._server.begin_turn()
+        self._lost = f": {exc}" if exc else " without saying so"
+        if self._waits_for_slice:
+            return
+        if self._server.slices.spent:
+            self._wait_for_slice()
+        else:
+            self._end()
+
+    def _end(self) -> None:
+        server = self._server
+        begun = perf_counter()
+        server.begin_turn()
         if self.session.state not in ("closing", "closed"):  # else there was a line already
-            self.log("closed by the client" + (f": {exc}" if exc else " without saying so"))
-        self._server.remove(self)
+            self.log(f"closed by the client{self._lost}")
+        server.remove(self)
         self._guarded(self.session.connection_lost)
         for tap in self._taps:
             tap.trace.state(self.session.state)
             tap.end("the connection has ended")
+        server.slices.seconds += perf_counter() - begun
 
     def pause_writing(self) -> None:
         self._writing_paused = True
@@ -272,20 +285,31 @@ class Connection(asyncio.BufferedProtocol):
             self._pause_reading()
         elif self._waits_for_slice:
             pass
-        elif self._slow_bytes and self._turn_bytes >= self._slow_bytes and self._turn == server.turn_count:
-            self._pause_reading()
-            self._waits_for_slice = True
-            server.slow.append(self)
+        elif 0 < self._pace.slice_bytes <= self._turn_bytes and self._turn == server.turn_count:
+            self._wait_for_slice()
         elif self._turn_bytes >= len(server.share()) and self._turn == server.turn_count:
             self._pause_reading()
             server.after_turn.append(self)
         elif self._reading_paused:
             self._resume_reading()
 
+    def _wait_for_slice(self) -> None:
+        self._pause_reading()
+        self._server.begin_turn()
+        if not self._waits_for_slice:
+            self._waits_for_slice = True
+            self._server.slices.wait(self)
+
     def next_slice(self) -> None:
-        """It is this connection's turn to be read, of those that give much work."""
+        """See pace.Waiting."""
         self._waits_for_slice = False
-        self.after_input()
+        if self._unread:
+            data, self._unread = self._unread, b""
+            self._take(data)
+        if self._lost:
+            self._end()
+        elif not self._waits_for_slice:
+            self.after_input()
 
     @property
     def opening(self) -> bool:

@@ -10,7 +10,6 @@ import signal
 import socket
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -24,7 +23,6 @@ from pabal.model.limits import (
     RESERVED_FILES,
     SAMPLE_MS,
     SHUTDOWN_SECONDS_MAX,
-    SLOW_CONNECTIONS_A_TURN,
     TURN_BYTES_BUSY_MAX,
     TURN_BYTES_MAX,
     TURN_BYTES_OVERLOADED_MAX,
@@ -40,6 +38,7 @@ from pabal.server.listeners import Listeners
 from pabal.server.measures import Measures
 from pabal.server.node import ServerNode
 from pabal.server.optional import open_traces, token_reader
+from pabal.server.pace import Slices
 from pabal.server.provision import GUEST, add_default_user, check_vhosts, provision, restart_needed
 from pabal.server.resources import keep_freed_memory
 from pabal.server.service import Supervisor
@@ -120,8 +119,7 @@ class Server:
         self._received_overloaded = self.received[:TURN_BYTES_OVERLOADED_MAX]
         self.after_turn: list[Connection] = []
         """Connections that have sent their share of this turn and are read on in the next."""
-        self.slow: deque[Connection] = deque()
-        """Those whose share is much work: so many a turn (see Connection)."""
+        self.slices = Slices()
         self.after_commit: dict[Connection, None] = {}
         """Those that are read on when less waits for the disk."""
         self._connections: set[Connection] = set()
@@ -347,9 +345,7 @@ class Server:
         waiting, self.after_turn = self.after_turn, []
         for connection in waiting:
             connection.after_input()
-        if self.slow:
-            for _ in range(min(len(self.slow), SLOW_CONNECTIONS_A_TURN)):
-                self.slow.popleft().next_slice()
+        if self.slices.serve():
             self._loop.call_soon(self.begin_turn)  # for the next of them, whether these have sent more or not
         self._set_timer()
         self.measures.turns.add(time.monotonic() - self._begun_s)
