@@ -113,5 +113,16 @@ def test_the_memory_of_a_container(tmp_path: Path, cgroup: str, files: dict[str,
     assert machine_memory_bytes(proc, groups) == expected
 
 
-def test_where_nothing_is_told(tmp_path: Path) -> None:
+def test_where_proc_does_not_tell_the_system_does(tmp_path: Path) -> None:
+    """As under systemd's ProcSubset=pid, where /proc has processes only."""
+    if not Path("/proc/meminfo").exists():
+        pytest.skip("needs Linux")
+    assert machine_memory_bytes(tmp_path, tmp_path) == machine_memory_bytes(groups=tmp_path)
+
+
+def test_where_nothing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(_: str) -> int:
+        raise ValueError("unrecognized configuration name")
+
+    monkeypatch.setattr(resources.os, "sysconf", unknown)
     assert machine_memory_bytes(tmp_path, tmp_path) is None

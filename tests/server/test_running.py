@@ -9,11 +9,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pika
 import pytest
+import trustme
 
 from broker_process import SOURCE, BrokerProcess, free_port
 from robustness import peers as p
@@ -207,20 +209,76 @@ def test_exit_codes(start_broker: StartBroker, tmp_path: Path) -> None:
 # --- In a container -----------------------------------------------------------------------------------------------
 
 
-def test_the_health_check(start_broker: StartBroker) -> None:
+def health(port: int, **environment: str) -> tuple[int, str]:
+    """What the image's health check says of a broker: exit code and output."""
     program = Path(__file__).parents[2] / "packaging" / "docker" / "healthcheck.py"
+    checked = subprocess.run(
+        [sys.executable, program],
+        env={**os.environ, "PABAL_PORT": str(port), **environment},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    return checked.returncode, checked.stderr
+
+
+def test_the_health_check(start_broker: StartBroker) -> None:
     broker = start_broker()
-
-    def healthy() -> bool:
-        environment = {**os.environ, "PABAL_PORT": str(broker.port)}
-        return (
-            subprocess.run([sys.executable, program], env=environment, capture_output=True, check=False).returncode
-            == 0
-        )
-
-    assert healthy()
+    since = broker.log_size()
+    for address in ("", "0.0.0.0", "127.0.0.1"):
+        assert health(broker.port, PABAL_BIND=address) == (0, "")
+    os.kill(broker.pid, signal.SIGSTOP)
+    assert health(broker.port) == (1, f"no answer from 127.0.0.1 port {broker.port}: timed out\n")
+    os.kill(broker.pid, signal.SIGCONT)
+    assert health(broker.port) == (0, "")
     broker.stop()
-    assert not healthy()
+    assert "closed by the client" not in broker.log(since), "it asks every few seconds: no line for each"
+    code, said = health(broker.port)
+    assert (code, len(said.splitlines()), "Connection refused" in said) == (1, 1, True)
+
+
+@pytest.mark.parametrize("verify", ["none", "required"])
+def test_the_health_check_over_tls(start_broker: StartBroker, tmp_path: Path, verify: str) -> None:
+    """It has no certificate of its own: to be asked for one is an answer too."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
+    port = free_port()
+    broker = start_broker(
+        environment={
+            "PABAL_TLS_CERTIFICATE": str(tmp_path / "server.pem"),
+            "PABAL_TLS_CA": str(tmp_path / "ca.pem"),
+            "PABAL_TLS_VERIFY": verify,
+            "PABAL_TLS_PORT": str(port),
+            "PABAL_HTTPS_PORT": "0",
+        }
+    )
+    assert health(-1, PABAL_TLS_PORT=str(port)) == (0, "")
+    os.kill(broker.pid, signal.SIGSTOP)
+    assert health(-1, PABAL_TLS_PORT=str(port))[0] == 1
+    os.kill(broker.pid, signal.SIGCONT)
+
+
+def test_the_health_check_over_ipv6() -> None:
+    """A broker that listens there only, as with PABAL_BIND=::, answers there only."""
+    try:
+        listener = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError:
+        pytest.skip("there is no IPv6")
+
+    def greet() -> None:
+        for first_byte in (b"\x01", b"H"):
+            peer, _ = listener.accept()
+            with peer:
+                peer.recv(8)
+                peer.send(first_byte)
+
+    with listener:
+        threading.Thread(target=greet, daemon=True).start()
+        port = listener.getsockname()[1]
+        assert health(port, PABAL_BIND="::") == (0, "")
+        assert health(port, PABAL_BIND="::") == (1, f"no answer from :: port {port}: something else than AMQP\n")
 
 
 def test_the_unit_is_valid(tmp_path: Path) -> None:

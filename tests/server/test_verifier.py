@@ -201,3 +201,19 @@ def test_a_token_is_taken_as_a_password_renewed_and_expires(process: BrokerProce
         log_in(process, "", token(-1))
     log_in(process, "guest", "guest")
     process.stop()
+
+
+def test_logins_go_on_where_priorities_may_not_be_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under systemd's SystemCallFilter=~@resources."""
+
+    def refused(*_: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(pabal.server.verifier.os, "setpriority", refused)
+    calls: SimpleQueue[object] = SimpleQueue()
+    thread = VerifierThread("test", calls.put)
+    answers: list[Answer] = []
+    assert thread.run("a", "x", lambda: Principal("ann"), answers.append)
+    calls.get(timeout=PATIENCE_SECONDS)()  # type: ignore[operator]
+    thread.stop()
+    assert answers == [Principal("ann")]

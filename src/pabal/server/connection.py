@@ -201,8 +201,11 @@ class Connection(asyncio.BufferedProtocol):
         server = self._server
         begun = perf_counter()
         server.begin_turn()
-        if self.session.state not in ("closing", "closed"):  # else there was a line already
-            self.log(f"closed by the client{self._lost}")
+        state = self.session.state
+        if state not in ("closing", "closed"):  # else there was a line already
+            # Who never said who he is only looked whether somebody is there: health checks do that all day long.
+            level = logging.DEBUG if state in ("header", "start") else logging.INFO
+            self.log(f"closed by the client{self._lost}", level)
         server.remove(self)
         self._guarded(self.session.connection_lost)
         for tap in self._taps:
@@ -351,7 +354,7 @@ class Connection(asyncio.BufferedProtocol):
     def abort(self) -> None:
         self._transport.abort()
 
-    def log(self, event: str) -> None:
+    def log(self, event: str, level: int = logging.INFO) -> None:
         for tap in self._taps:
             tap.trace.event(event)
         if len(self._traces) > len(self._taps):
@@ -360,7 +363,7 @@ class Connection(asyncio.BufferedProtocol):
         vhost = session.vhost.name if session.vhost is not None else ""
         event = printable(event)
         fields = {"event": event, "connection": self.peer, "user": session.user, "vhost": vhost}
-        self._server.log.info("%s %s", self.peer, event, extra=fields)
+        self._server.log.log(level, "%s %s", self.peer, event, extra=fields)
 
     def _debug(self, line: str) -> None:
         self._server.log.debug("%s %s", self.peer, printable(line))

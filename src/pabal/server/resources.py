@@ -59,11 +59,14 @@ def memory_bytes() -> int | None:
 
 def machine_memory_bytes(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int | None:
     """What memory there is: the machine's, or less where a control group (a container) has less: version 2, this
-    process's own group and those above it, and version 1. None where /proc does not tell."""
+    process's own group and those above it, and version 1. None where the system does not tell."""
     found: list[int] = []
-    with contextlib.suppress(OSError, ValueError, IndexError):
+    try:
         line = next(line for line in (proc / "meminfo").read_text().splitlines() if line.startswith("MemTotal:"))
         found.append(int(line.split()[1]) * 1024)
+    except (OSError, ValueError, IndexError, StopIteration):  # OSError: under systemd's ProcSubset=pid, for one
+        with contextlib.suppress(OSError, ValueError):
+            found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     files = [groups / "memory.max", groups / "memory" / "memory.limit_in_bytes"]
     with contextlib.suppress(OSError, ValueError):
         for line in (proc / "self" / "cgroup").read_text().splitlines():

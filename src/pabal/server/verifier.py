@@ -6,6 +6,7 @@ tries a thousand passwords waits for himself, and whoever else logs in waits for
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -122,9 +123,11 @@ class VerifierThread:
 
 
 def _yield_to_others() -> None:
-    """Where threads have a priority of their own (Linux), messages go before passwords."""
+    """Where threads have a priority of their own (Linux), messages go before passwords. A sandbox may refuse even to
+    lower it (systemd's SystemCallFilter=~@resources): then they are checked all the same."""
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
 
 
 def _answer(job: Job) -> Answer:
