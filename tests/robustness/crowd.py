@@ -159,7 +159,7 @@ OVER_TLS = [half_tls, tls_and_silence, plain_on_tls]
 
 async def misbehave(number: int, port: int, tls_port: int, only: str, counts: dict[str, int]) -> None:
     """One of the crowd, for ever."""
-    kinds = [kind for kind in PLAIN + OVER_TLS if only in ("", kind.__name__)]
+    kinds = [kind for kind in PLAIN + OVER_TLS if not only or kind.__name__ in only.split(",")]
     kind = kinds[number % len(kinds)]
     at = tls_port if kind in OVER_TLS else port
     while True:
@@ -250,7 +250,7 @@ def main() -> None:
     parser.add_argument(
         "--nice", type=int, default=0, help="of the crowd's process: 19 leaves the processors to others"
     )
-    parser.add_argument("--only", default="", help="the whole crowd does this one thing, by its function's name")
+    parser.add_argument("--only", default="", help="the crowd does these things, by their functions' names")
     parser.add_argument("--crowd", nargs=2, type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.crowd:

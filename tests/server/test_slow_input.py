@@ -9,8 +9,15 @@ from collections import Counter
 import pytest
 from test_internal_errors import Client, until
 
-from pabal.model.limits import SLOW_BYTES_FIRST, SLOW_BYTES_MIN, SLOW_SECONDS, TURN_BYTES_MAX
-from pabal.server import pace
+from pabal.model.limits import (
+    HEAVY_SECONDS,
+    HEAVY_SHARE,
+    SLOW_BYTES_FIRST,
+    SLOW_BYTES_MIN,
+    SLOW_SECONDS,
+    TURN_BYTES_MAX,
+)
+from pabal.server import connection as module
 from pabal.server.connection import Connection
 from pabal.server.open_store import open_store
 from pabal.server.pace import Pace, Slices
@@ -28,12 +35,11 @@ def test_work_is_shared_out(monkeypatch: pytest.MonkeyPatch, answers: bool) -> N
     clock = [0.0]
     work_seconds = [0.05]
 
-    def perf_counter() -> float:
+    def thread_time() -> float:
         clock[0] += work_seconds[0]
         return clock[0]
 
-    monkeypatch.setattr(pace, "perf_counter", perf_counter)
-    monkeypatch.setattr(pace, "thread_time", lambda: perf_counter())
+    monkeypatch.setattr(module, "thread_time", thread_time)
     in_a_turn: Counter[int] = Counter()
     taken: Counter[Connection] = Counter()
     take = Connection._take
@@ -107,23 +113,35 @@ def test_what_was_received_before_the_end_is_acted_on_when_its_turn_comes(monkey
 
 def test_a_slice_is_worth_so_much_work() -> None:
     slow = Pace()
-    slow.weigh(1024, SLOW_SECONDS, True)
-    assert (slow.slice_bytes, slow.slow) == (SLOW_BYTES_FIRST, False), "another process may have run meanwhile"
-    slow.weigh(1024, SLOW_SECONDS, True)
-    assert (slow.slice_bytes, slow.slow) == (512, True)
-    slow.weigh(100, SLOW_SECONDS / 100, True)
-    assert (slow.slice_bytes, slow.slow) == (512, False), "less than a slice shows nothing"
-    slow.weigh(512, SLOW_SECONDS / 100, False)
+    slow.weigh(1024, SLOW_SECONDS, True, 0)
+    assert slow.slice_bytes == 512
+    slow.weigh(100, SLOW_SECONDS / 100, True, 0)
+    assert slow.slice_bytes == 512, "less than a slice shows nothing"
+    slow.weigh(512, SLOW_SECONDS / 100, False, 0)
     assert slow.slice_bytes == 512, "nor what nothing was done with"
-    slow.weigh(512, SLOW_SECONDS / 100, True)
+    slow.weigh(512, SLOW_SECONDS / 100, True, 0)
     assert slow.slice_bytes == 1024
 
 
 def test_who_sends_much_is_not_slow_for_that() -> None:
     busy = Pace()
     busy.slice_bytes = 0
-    busy.weigh(100_000, SLOW_SECONDS, True)
-    assert not busy.watched
-    for _ in range(2):
-        busy.weigh(100_000, 4 * SLOW_SECONDS, True)
-    assert busy.slice_bytes == 50_000
+    busy.weigh(100_000, SLOW_SECONDS, True, 0)
+    assert busy.slice_bytes == 0
+    busy.weigh(100_000, 4 * SLOW_SECONDS, True, 0)
+    assert (busy.slice_bytes, busy.heavy) == (50_000, False)
+
+
+def test_who_gives_much_work_is_heavy_for_a_while() -> None:
+    pace = Pace()
+    now_ms = 1_000_000
+    for _ in range(1000):
+        now_ms += 1
+        pace.weigh(100, HEAVY_SHARE / 1000, True, now_ms)
+        assert not pace.heavy
+    pace.weigh(100, 4 * HEAVY_SECONDS, True, now_ms)
+    assert pace.heavy
+    pace.weigh(100, 0.0, True, now_ms + int(1000 * 2 * HEAVY_SECONDS / HEAVY_SHARE))
+    assert pace.heavy
+    pace.weigh(100, 0.0, True, now_ms + int(1000 * 4 * HEAVY_SECONDS / HEAVY_SHARE))
+    assert not pace.heavy

@@ -98,11 +98,11 @@ TURN_BYTES_OVERLOADED_MAX: Final = 4096
 """... and while publishers wait for a commit: a thousand connections may have sent something by then."""
 
 SLOW_SECONDS: Final = 0.001
-"""A connection that gives more work than this with what it sends at once is read in slices from then on, each worth
-about half of this ..."""
+"""A connection that gives more than half of this work with what it sends at once is read in slices from then on, each
+worth so much ..."""
 
 BUSY_SECONDS: Final = 0.004
-"""... or of this, if it is work for ..."""
+"""... or half of this, if it is work for ..."""
 
 SLOW_BYTES_PER_SECOND: Final = 8 * 1024 * 1024
 """... more bytes than that: so publishers are served, however small their messages are. A slice has ..."""
@@ -111,11 +111,27 @@ SLOW_BYTES_MIN: Final = 256
 """... this many bytes at least ..."""
 
 SLOW_BYTES_FIRST: Final = 1024
-"""... a new connection's no more, until it has shown that its bytes are little work ..."""
+"""... a new connection's no more, until it has shown that its bytes are little work."""
 
-STRANGERS_SECONDS: Final = 0.0005
-"""... and such connections, and those that have not logged in yet, are together given so much of a turn, or what one
-of them does at once: the others do not wait for all of them."""
+HEAVY_SHARE: Final = 0.025
+"""A connection may give work, beyond what its bytes are good for, for this part of the time ..."""
+
+HEAVY_SECONDS: Final = 0.0002
+"""... and so much at once; who gives more is heavy ..."""
+
+STRANGERS_SECONDS: Final = 0.0004
+"""... and all heavy ones, and those that have not logged in yet, are together given so much of a turn, or what one of
+them does at once: the others do not wait for all of them."""
+
+BULK_SECONDS: Final = 0.001
+"""When connections have given so much work in a turn with what is not slow, further ones wait that come with more
+than ..."""
+
+BULK_BYTES_MIN: Final = 16 * 1024
+"""... this."""
+
+WAITING_MAX: Final = 64
+"""When more connections wait than this, none is read beyond TURN_BYTES_OVERLOADED_MAX at once."""
 
 DISPATCH_MESSAGES_MAX: int = 1024
 """Messages handed to one consumer in one step."""

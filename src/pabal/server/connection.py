@@ -6,16 +6,16 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
-from time import perf_counter
+from time import thread_time
 from typing import TYPE_CHECKING, cast
 
 from pabal.broker.clients import Link
 from pabal.model.errors import StoreError
 from pabal.model.limits import (
+    BULK_BYTES_MIN,
     CLOSE_SECONDS_MAX,
     OUTPUT_BYTES_HIGH,
     OUTPUT_BYTES_LOW,
-    SLOW_SECONDS,
 )
 from pabal.server.pace import Pace
 from pabal.server.tap import Tap
@@ -130,7 +130,8 @@ class Connection(asyncio.BufferedProtocol):
         link = self.link
         link.received += 1
         link.received_bytes += nbytes
-        if server.slices.spent and self._stranger:
+        slices = server.slices
+        if (slices.spent and self._stranger) or (nbytes > BULK_BYTES_MIN and slices.full):
             self._unread += data
             self._wait_for_slice()
         else:
@@ -148,24 +149,20 @@ class Connection(asyncio.BufferedProtocol):
         if self._traces:
             for trace in self._traces:
                 trace.received(data)
-        pace = self._pace
-        clock = pace.clock
-        begun = clock()
+        begun = thread_time()
         try:
             self.session.receive_data(data)
         except Exception as error:
             self._failed(error)
-        seconds = clock() - begun
-        if seconds > SLOW_SECONDS or pace.watched:
-            pace.weigh(len(data), seconds, not self.session.blocked)
-            if self._stranger:
-                server.slices.seconds += seconds
+        seconds = thread_time() - begun
+        self._pace.weigh(len(data), seconds, not self.session.blocked, server.now_ms)
+        server.slices.did(len(data), seconds)
         self.after_input()
 
     @property
     def _stranger(self) -> bool:
         """See server.pace."""
-        return self._pace.slow or self.session.state in _OPENING
+        return self._pace.heavy or self.session.state in _OPENING
 
     def _guarded(self, action: Callable[[], None]) -> None:
         """An error of ours while one connection is served ends that connection; one of the store ends the broker."""
@@ -199,7 +196,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _end(self) -> None:
         server = self._server
-        begun = perf_counter()
+        begun = thread_time()
         server.begin_turn()
         state = self.session.state
         if state not in ("closing", "closed"):  # else there was a line already
@@ -211,7 +208,7 @@ class Connection(asyncio.BufferedProtocol):
         for tap in self._taps:
             tap.trace.state(self.session.state)
             tap.end("the connection has ended")
-        server.slices.seconds += perf_counter() - begun
+        server.slices.did(0, thread_time() - begun)
 
     def pause_writing(self) -> None:
         self._writing_paused = True

@@ -26,7 +26,7 @@ _SETTINGS: Final = {
 }
 """Which setting has the port of each."""
 
-_ACCEPTED_MAX: Final = 2
+_ACCEPTED_MAX: Final = 1
 _ACCEPT_AGAIN_SECONDS: Final = 0.5
 _COMPLAINT_SECONDS: Final = 10.0
 

@@ -26,6 +26,7 @@ from pabal.model.limits import (
     TURN_BYTES_BUSY_MAX,
     TURN_BYTES_MAX,
     TURN_BYTES_OVERLOADED_MAX,
+    WAITING_MAX,
 )
 from pabal.server.admission import raise_files_limit
 from pabal.server.alarms import Alarms
@@ -323,10 +324,12 @@ class Server:
         return self._overloaded
 
     def share(self) -> memoryview:
-        """Where to receive what one connection may send in this turn."""
-        if self.overloaded:
+        """Where to receive what one connection may send in this turn: less when many wait already, whose bytes are
+        in memory meanwhile."""
+        waiting = self.slices.waiting
+        if self.overloaded or waiting > WAITING_MAX:
             return self._received_overloaded
-        return self._received_busy if self._broker.consumers_busy else self.received
+        return self._received_busy if waiting or self._broker.consumers_busy else self.received
 
     def begin_turn(self) -> None:
         """Something is about to be decided: sees to it that the turn ends after this pass of the loop."""
