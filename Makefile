@@ -30,7 +30,7 @@ $(COMPILED)/bin/python:
 	$(PYTHON) -m venv $(COMPILED)
 
 $(COMPILED)/.wheel: $(SOURCES) | $(COMPILED)/bin/python
-	@echo "building; where there is a C compiler that takes a minute or two (PABAL_COMPILE=0 leaves it out)" >&2
+	@echo "building; where there is a C compiler that takes a few minutes (PABAL_COMPILE=0 leaves it out)" >&2
 	@rm -rf $(COMPILED)/wheel
 	$(COMPILED)/bin/python -m pip wheel --quiet --no-deps --wheel-dir $(COMPILED)/wheel .
 	@touch $@

@@ -7,17 +7,23 @@ import logging
 from collections import Counter
 
 import pytest
+from pika import spec
 from test_internal_errors import Client, until
 
+from clients.raw_client import RawClient
 from pabal.model.limits import (
     HEAVY_SECONDS,
+    HEAVY_SECONDS_MAX,
     HEAVY_SHARE,
+    LIGHT_SECONDS,
     SLOW_BYTES_FIRST,
     SLOW_BYTES_MIN,
     SLOW_SECONDS,
     TURN_BYTES_MAX,
 )
+from pabal.model.message import Envelope
 from pabal.server import connection as module
+from pabal.server import pace
 from pabal.server.connection import Connection
 from pabal.server.open_store import open_store
 from pabal.server.pace import Pace, Slices
@@ -39,7 +45,9 @@ def test_work_is_shared_out(monkeypatch: pytest.MonkeyPatch, answers: bool) -> N
         clock[0] += work_seconds[0]
         return clock[0]
 
-    monkeypatch.setattr(module, "thread_time", thread_time)
+    monkeypatch.setattr(pace, "thread_time", thread_time)
+    monkeypatch.setattr(pace, "perf_counter", lambda: thread_time())
+    monkeypatch.setattr(module, "perf_counter", pace.perf_counter)
     in_a_turn: Counter[int] = Counter()
     taken: Counter[Connection] = Counter()
     take = Connection._take
@@ -80,7 +88,7 @@ def test_work_is_shared_out(monkeypatch: pytest.MonkeyPatch, answers: bool) -> N
 
 def test_what_was_received_before_the_end_is_acted_on_when_its_turn_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that wait for their slice, and are gone by then."""
-    monkeypatch.setattr(Slices, "spent", property(lambda slices: True))
+    monkeypatch.setattr(Slices, "did", lambda slices, *_: setattr(slices, "spent", True))
     taken: list[bytes] = []
     take = Connection._take
 
@@ -111,6 +119,52 @@ def test_what_was_received_before_the_end_is_acted_on_when_its_turn_comes(monkey
     asyncio.run(run())
 
 
+def consume(port: int) -> RawClient:
+    """A consumer of the queue q for which handing over is settling."""
+    client = RawClient("127.0.0.1", port)
+    client.handshake()
+    client.open_channel(1)
+    client.send(1, spec.Queue.Declare(queue="q"))
+    client.expect(spec.Queue.DeclareOk)
+    client.send(1, spec.Basic.Consume(queue="q", no_ack=True))
+    client.expect(spec.Basic.ConsumeOk)
+    return client
+
+
+def test_who_is_gone_is_handed_nothing_while_its_end_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        settings = Settings(memory=True, port=0, http=False)
+        server = Server(settings, open_store(settings), logging.getLogger("pabal"))
+        await server.start()
+        client = await asyncio.get_running_loop().run_in_executor(None, consume, server.listeners.all[0].port)
+        [connection] = server._connections
+        vhost = server.broker.vhosts["/"]
+        with monkeypatch.context() as nobody_is_served:
+            nobody_is_served.setattr(Slices, "serve", lambda slices: False)
+            connection._wait_for_slice()
+            client.socket.close()
+            connection.abort()
+            await until(lambda: connection._lost)
+            server.begin_turn()
+            vhost.publish(Envelope("", "q", False, None, server._container), [b"kept"], 4)
+            await until(lambda: not server.in_turn)
+            assert vhost.queues["q"].ready == 1
+        server.begin_turn()
+        await until(lambda: not server._connections)
+        assert vhost.queues["q"].ready == 1
+        server.stop("the test is over")
+        await server._shut_down()
+
+    asyncio.run(run())
+
+
+def measured_pace() -> Pace:
+    """Of a connection that is measured by the processor's time."""
+    measured = Pace()
+    measured.weigh(1, 1.0, True, 0)
+    return measured
+
+
 def test_a_slice_is_worth_so_much_work() -> None:
     slow = Pace()
     slow.weigh(1024, SLOW_SECONDS, True, 0)
@@ -123,8 +177,15 @@ def test_a_slice_is_worth_so_much_work() -> None:
     assert slow.slice_bytes == 1024
 
 
+def test_small_work_is_not_weighed() -> None:
+    known = Pace()
+    assert known.asks(SLOW_BYTES_FIRST, 0.0), "a whole slice: it may get a larger one"
+    assert not known.asks(100, LIGHT_SECONDS / 2)
+    assert known.asks(100, LIGHT_SECONDS * 2)
+
+
 def test_who_sends_much_is_not_slow_for_that() -> None:
-    busy = Pace()
+    busy = measured_pace()
     busy.slice_bytes = 0
     busy.weigh(100_000, SLOW_SECONDS, True, 0)
     assert busy.slice_bytes == 0
@@ -133,15 +194,34 @@ def test_who_sends_much_is_not_slow_for_that() -> None:
 
 
 def test_who_gives_much_work_is_heavy_for_a_while() -> None:
-    pace = Pace()
-    now_ms = 1_000_000
-    for _ in range(1000):
+    client = Pace()
+    client.weigh(100, 4 * HEAVY_SECONDS, True, 0)
+    assert not client.heavy, "another process may have run: it is measured by the processor's time from now on"
+    now_ms = 0
+    for _ in range(2000):
         now_ms += 1
-        pace.weigh(100, HEAVY_SHARE / 1000, True, now_ms)
-        assert not pace.heavy
-    pace.weigh(100, 4 * HEAVY_SECONDS, True, now_ms)
-    assert pace.heavy
-    pace.weigh(100, 0.0, True, now_ms + int(1000 * 2 * HEAVY_SECONDS / HEAVY_SHARE))
-    assert pace.heavy
-    pace.weigh(100, 0.0, True, now_ms + int(1000 * 4 * HEAVY_SECONDS / HEAVY_SHARE))
-    assert not pace.heavy
+        client.weigh(100, LIGHT_SECONDS + HEAVY_SHARE / 10_000, True, now_ms * 5)
+        assert not client.heavy
+    now_ms *= 5
+    client.weigh(100, 4 * HEAVY_SECONDS, True, now_ms)
+    assert client.heavy
+    client.weigh(100, 0.0, True, now_ms + int(1000 * 2 * HEAVY_SECONDS / HEAVY_SHARE))
+    assert client.heavy
+    client.weigh(100, 0.0, True, now_ms + int(1000 * 5 * HEAVY_SECONDS / HEAVY_SHARE))
+    assert not client.heavy
+
+
+def test_cheap_requests_in_between_hide_nothing() -> None:
+    client = Pace()
+    for now_ms in range(0, 20, 2):
+        client.weigh(100, 4 * HEAVY_SECONDS, True, now_ms)
+        client.weigh(8, 0.0, True, now_ms + 1)
+    assert client.heavy
+
+
+def test_the_heavy_are_forgiven() -> None:
+    client = measured_pace()
+    client.weigh(100, 60.0, True, 0)
+    assert client.heavy
+    client.weigh(100, 0.0, True, int(1000 * HEAVY_SECONDS_MAX / HEAVY_SHARE))
+    assert not client.heavy

@@ -48,6 +48,13 @@ def getter(peer: Peer) -> None:
     peer.send(2, spec.Basic.Get(queue="q"))
 
 
+def acknowledged(peer: Peer) -> None:
+    """And there is more in the queue, in front of which what was settled may stay for a while."""
+    peer.publish("q", b"a", b"b", b"c", b"d")
+    peer.send(2, spec.Basic.Get(queue="q"), spec.Basic.Ack(1), spec.Basic.Get(queue="q"))
+    peer.send(2, spec.Basic.Reject(2, requeue=False))
+
+
 def transaction(peer: Peer) -> None:
     peer.publish("q", b"a")
     peer.send(2, spec.Tx.Select(), spec.Basic.Get(queue="q"), spec.Basic.Ack(1))
@@ -74,7 +81,7 @@ def faulty(peer: Peer) -> None:
     peer.send(2, spec.Basic.Ack(77))
 
 
-USES = [idle, publisher, consumers, getter, transaction, lease, deleted_queue, faulty]
+USES = [idle, publisher, consumers, getter, acknowledged, transaction, lease, deleted_queue, faulty]
 
 
 @pytest.mark.parametrize("use", USES, ids=lambda use: use.__name__)

@@ -113,11 +113,20 @@ SLOW_BYTES_MIN: Final = 256
 SLOW_BYTES_FIRST: Final = 1024
 """... a new connection's no more, until it has shown that its bytes are little work."""
 
+LIGHT_SECONDS: Final = 0.0001
+"""What is more work than this is looked at closely ..."""
+
+WATCHED_MS: Final = 1000
+"""... for so long."""
+
 HEAVY_SHARE: Final = 0.025
 """A connection may give work, beyond what its bytes are good for, for this part of the time ..."""
 
 HEAVY_SECONDS: Final = 0.0002
-"""... and so much at once; who gives more is heavy ..."""
+"""... and so much at once: who gives more is heavy ..."""
+
+HEAVY_SECONDS_MAX: Final = 0.05
+"""... for no longer than it takes to make up for this ..."""
 
 STRANGERS_SECONDS: Final = 0.0004
 """... and all heavy ones, and those that have not logged in yet, are together given so much of a turn, or what one of

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
-from time import thread_time
+from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
 from pabal.broker.clients import Link
@@ -149,14 +149,20 @@ class Connection(asyncio.BufferedProtocol):
         if self._traces:
             for trace in self._traces:
                 trace.received(data)
-        begun = thread_time()
+        pace = self._pace
+        clock = pace.clock
+        stranger = self._stranger
+        begun = clock()
         try:
             self.session.receive_data(data)
         except Exception as error:
             self._failed(error)
-        seconds = thread_time() - begun
-        self._pace.weigh(len(data), seconds, not self.session.blocked, server.now_ms)
-        server.slices.did(len(data), seconds)
+        nbytes, seconds = len(data), clock() - begun
+        asks = pace.asks(nbytes, seconds)
+        if asks:
+            pace.weigh(nbytes, seconds, not self.session.blocked, server.now_ms)
+        if asks or stranger:
+            server.slices.did(nbytes, seconds, stranger)
         self.after_input()
 
     @property
@@ -187,6 +193,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = f": {exc}" if exc else " without saying so"
+        self.session.output.congested = True  # its consumers get nothing any more
         if self._waits_for_slice:
             return
         if self._server.slices.spent:
@@ -196,7 +203,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _end(self) -> None:
         server = self._server
-        begun = thread_time()
+        begun = perf_counter()
         server.begin_turn()
         state = self.session.state
         if state not in ("closing", "closed"):  # else there was a line already
@@ -208,7 +215,8 @@ class Connection(asyncio.BufferedProtocol):
         for tap in self._taps:
             tap.trace.state(self.session.state)
             tap.end("the connection has ended")
-        server.slices.did(0, thread_time() - begun)
+        server.slices.did(0, perf_counter() - begun, True)
+        self._lost = ""
 
     def pause_writing(self) -> None:
         self._writing_paused = True
@@ -295,13 +303,15 @@ class Connection(asyncio.BufferedProtocol):
 
     def _wait_for_slice(self) -> None:
         self._pause_reading()
-        self._server.begin_turn()
         if not self._waits_for_slice:
             self._waits_for_slice = True
             self._server.slices.wait(self)
 
     def next_slice(self) -> None:
         """See pace.Waiting."""
+        self._guarded(self._take_slice)
+
+    def _take_slice(self) -> None:
         self._waits_for_slice = False
         if self._unread:
             data, self._unread = self._unread, b""
@@ -336,9 +346,10 @@ class Connection(asyncio.BufferedProtocol):
             elif now_ms - self._closed_at_ms > CLOSE_SECONDS_MAX * 1000:
                 self._transport.abort()
         else:
-            if stood_still or self._server.overloaded:
+            if stood_still or self._server.overloaded or self._waits_for_slice:
                 self.session.excuse_silence()
-            self._guarded(lambda: self.session.tick(now_ms))
+            if not (self._waits_for_slice and self.opening):  # it may have said in time what it should
+                self._guarded(lambda: self.session.tick(now_ms))
             self.after_input()
 
     def _resume_reading(self) -> None:

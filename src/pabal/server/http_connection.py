@@ -64,6 +64,8 @@ class HttpConnection(H11Protocol):
         self._head_timer = None
         self._unused_since = self.loop.time()
         super().on_response_complete()
+        if self.cycle is not None and not self.cycle.response_complete:  # the next request was here already
+            self._unused_since = 0.0
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -9,19 +9,24 @@ are good for, waits when such connections had their part of the turn.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from time import perf_counter, thread_time
 from typing import Final, Protocol
 
 from pabal.model.limits import (
     BULK_SECONDS,
     BUSY_SECONDS,
     HEAVY_SECONDS,
+    HEAVY_SECONDS_MAX,
     HEAVY_SHARE,
+    LIGHT_SECONDS,
     SLOW_BYTES_FIRST,
     SLOW_BYTES_MIN,
     SLOW_BYTES_PER_SECOND,
     SLOW_SECONDS,
     STRANGERS_SECONDS,
     TURN_BYTES_MAX,
+    WATCHED_MS,
 )
 
 _RESUMED_MAX: Final = 4
@@ -29,31 +34,46 @@ _RESUMED_MAX: Final = 4
 
 
 class Pace:
-    """Of one connection. `slice_bytes`: to be read at once, 0 for a turn's share."""
+    """Of one connection. `slice_bytes`: to be read at once, 0 for a turn's share. `clock`: what its work is to be
+    measured by; `heavy`: it gives more than others should wait for."""
 
-    __slots__ = ("_debt_seconds", "_weighed_ms", "slice_bytes")
+    __slots__ = ("_debt_seconds", "_watched_ms", "_weighed_ms", "clock", "heavy", "slice_bytes")
 
     def __init__(self) -> None:
         self.slice_bytes = SLOW_BYTES_FIRST
+        self.clock = perf_counter
+        self.heavy = False
         self._debt_seconds = 0.0
         self._weighed_ms = 0
+        self._watched_ms = 0  # when it last gave enough work to be measured closely
 
-    @property
-    def heavy(self) -> bool:
-        """It gives more work than others should wait for."""
-        return self._debt_seconds > HEAVY_SECONDS
+    def asks(self, nbytes: int, seconds: float) -> bool:
+        """Whether what was done is to be told to `weigh`: mostly it is not worth the time that this takes."""
+        return seconds > LIGHT_SECONDS or self.clock is not perf_counter or 0 < self.slice_bytes <= nbytes
 
     def weigh(self, nbytes: int, seconds: float, acted_on: bool, now_ms: int) -> None:
-        """So many bytes took the processor so long. What is no whole slice, or was not `acted_on` yet, says nothing
-        for a larger one."""
-        debt = self._debt_seconds - (now_ms - self._weighed_ms) * (HEAVY_SHARE / 1000)
-        self._debt_seconds = max(debt, 0.0) + max(seconds - nbytes / SLOW_BYTES_PER_SECOND, 0.0)
-        self._weighed_ms = now_ms
+        """So many bytes took so long. The time that is taken at first may have gone by while another process ran: who
+        takes much of it is measured by the processor's time for a while, which takes longer to ask for; by that
+        alone it may be heavy. What is no whole slice, or was not `acted_on` yet, says nothing for a larger one."""
         bound = BUSY_SECONDS if nbytes > SLOW_BYTES_PER_SECOND * seconds else SLOW_SECONDS
         if seconds > bound / 2:
             self.slice_bytes = max(SLOW_BYTES_MIN, int(nbytes * bound / 2 / seconds))
         elif 0 < self.slice_bytes <= nbytes and seconds < bound / 8 and acted_on:
             self.slice_bytes = self.slice_bytes * 2 if self.slice_bytes * 2 < TURN_BYTES_MAX else 0
+        if self.clock is perf_counter:
+            if seconds > LIGHT_SECONDS:
+                self.clock = thread_time
+                self._watched_ms = now_ms
+            return
+        debt = max(self._debt_seconds - (now_ms - self._weighed_ms) * (HEAVY_SHARE / 1000), 0.0)
+        debt += max(seconds - nbytes / SLOW_BYTES_PER_SECOND, 0.0)
+        self._debt_seconds = min(debt, HEAVY_SECONDS_MAX)
+        self._weighed_ms = now_ms
+        self.heavy = debt > HEAVY_SECONDS
+        if seconds > LIGHT_SECONDS:
+            self._watched_ms = now_ms
+        elif now_ms - self._watched_ms > WATCHED_MS and not self.heavy:
+            self.clock = perf_counter
 
 
 class Waiting(Protocol):
@@ -64,29 +84,26 @@ class Waiting(Protocol):
 
 
 class Slices:
-    """Who waits, first come, first served, and what was done of this turn's work."""
+    """Who waits, first come, first served, and what was done of this turn's work. `spent`: strangers and heavy ones
+    had their part of the turn. `full`: much was taken in it: who comes with much more, waits. `begin_turn`: sees to
+    it that there is an end of a turn, where those that wait are served."""
 
-    def __init__(self) -> None:
+    def __init__(self, begin_turn: Callable[[], None]) -> None:
+        self._begin_turn = begin_turn
         self._waiting: deque[Waiting] = deque()
         self._slow_seconds = 0.0
         self._bulk_seconds = 0.0
+        self.spent = False
+        self.full = False
 
-    def did(self, nbytes: int, seconds: float) -> None:
-        """So many bytes of one connection took so long."""
+    def did(self, nbytes: int, seconds: float, stranger: bool) -> None:
+        """So many bytes of one connection took so long; `stranger`: or a heavy one's."""
         if nbytes > SLOW_BYTES_PER_SECOND * seconds:
             self._bulk_seconds += seconds
-        else:
+            self.full = self._bulk_seconds > BULK_SECONDS
+        elif stranger:
             self._slow_seconds += seconds
-
-    @property
-    def spent(self) -> bool:
-        """Strangers and heavy ones had their part of the turn."""
-        return self._slow_seconds > STRANGERS_SECONDS
-
-    @property
-    def full(self) -> bool:
-        """Much was taken in this turn: who comes with much more, waits."""
-        return self._bulk_seconds > BULK_SECONDS
+            self.spent = self._slow_seconds > STRANGERS_SECONDS
 
     @property
     def waiting(self) -> int:
@@ -95,10 +112,12 @@ class Slices:
 
     def wait(self, connection: Waiting) -> None:
         self._waiting.append(connection)
+        self._begin_turn()
 
     def serve(self) -> bool:
         """At the end of a turn: the next begins. Returns whether anybody waited."""
         self._slow_seconds = self._bulk_seconds = 0.0
+        self.spent = self.full = False
         waited = bool(self._waiting)
         for _ in range(min(len(self._waiting), _RESUMED_MAX)):
             self._waiting.popleft().next_slice()

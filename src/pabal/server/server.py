@@ -120,7 +120,7 @@ class Server:
         self._received_overloaded = self.received[:TURN_BYTES_OVERLOADED_MAX]
         self.after_turn: list[Connection] = []
         """Connections that have sent their share of this turn and are read on in the next."""
-        self.slices = Slices()
+        self.slices = Slices(self.begin_turn)
         self.after_commit: dict[Connection, None] = {}
         """Those that are read on when less waits for the disk."""
         self._connections: set[Connection] = set()
@@ -186,7 +186,7 @@ class Server:
     def _make_tls_connection(self) -> TlsConnection:
         assert self.certificates is not None
         inner = Connection(self, self._make_session)
-        return TlsConnection(self.certificates.context, inner, self.received, self._log_of_peer)
+        return TlsConnection(self.certificates.context, inner, self.received, self._log_of_peer, self.slices)
 
     def _log_of_peer(self, peer: str, event: str) -> None:
         self.log.info("%s %s", peer, printable(event), extra={"event": printable(event), "connection": peer})

@@ -11,9 +11,11 @@ import asyncio
 import ssl
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from time import perf_counter
 from typing import Any, Final, Protocol, cast
 
 from pabal.model.limits import HANDSHAKE_SECONDS_MAX
+from pabal.server.pace import Slices
 from pabal.server.tls import ssl_reason
 
 _WRITE_BYTES: Final = 256 * 1024
@@ -52,6 +54,7 @@ class TlsConnection(asyncio.BufferedProtocol, asyncio.Transport):
         "_paused",
         "_peer",
         "_received",
+        "_slices",
         "_ssl",
         "_transport",
     )
@@ -62,6 +65,7 @@ class TlsConnection(asyncio.BufferedProtocol, asyncio.Transport):
         inner: Inner,
         received: memoryview,
         log: Callable[[str, str], None],
+        slices: Slices,
     ) -> None:
         super().__init__()
         self._incoming = ssl.MemoryBIO()
@@ -70,6 +74,7 @@ class TlsConnection(asyncio.BufferedProtocol, asyncio.Transport):
         self._inner = inner
         self._received = received
         self._log = log
+        self._slices = slices
         self._transport: asyncio.Transport
         self._deadline: asyncio.TimerHandle
         self._peer = "?"
@@ -105,10 +110,19 @@ class TlsConnection(asyncio.BufferedProtocol, asyncio.Transport):
 
     def buffer_updated(self, nbytes: int) -> None:
         self._incoming.write(self._received[:nbytes])
-        if not self._established:
-            self._shake_hands()
         if self._established:
             self._hand_in()
+        elif self._slices.spent and not self._closing:
+            self._transport.pause_reading()
+            self._slices.wait(self)
+        else:
+            self._shake_hands()
+
+    def next_slice(self) -> None:
+        """See pace.Waiting."""
+        if not self._closing:
+            self._transport.resume_reading()
+            self._shake_hands()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._deadline.cancel()
@@ -130,19 +144,22 @@ class TlsConnection(asyncio.BufferedProtocol, asyncio.Transport):
     def _shake_hands(self) -> None:
         if self._closing:
             return
+        begun = perf_counter()
         try:
             self._ssl.do_handshake()
         except ssl.SSLWantReadError:
             self._send()
-            return
         except ssl.SSLError as error:
             self._send()  # the alert that says why
             self._refuse(f"TLS handshake failed: {ssl_reason(error)}")
-            return
-        self._deadline.cancel()
-        self._established = True
-        self._send()
-        self._inner.connection_made(self)
+        else:
+            self._deadline.cancel()
+            self._established = True
+            self._send()
+            self._inner.connection_made(self)
+        self._slices.did(0, perf_counter() - begun, True)
+        if self._established:
+            self._hand_in()
 
     def _refuse(self, why: str) -> None:
         if not self._closing:

@@ -288,6 +288,7 @@ class QueueLog:
                 if counts_bytes:
                     self.body_bytes -= message.envelope.container.body_bytes(message.content)
             message.state = UNSTORED
+            message.consumer = None  # it may still be in some list for a while, and is not to keep a connection
         if gone and not self._dirty:
             self._touch()
 

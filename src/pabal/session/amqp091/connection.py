@@ -467,7 +467,8 @@ class Amqp091Session:
             try:
                 step()
             except Exception as error:
-                failure = failure or error
+                if failure is None or isinstance(error, errors.StoreError):
+                    failure = error
         if failure is not None:
             raise failure
 
