@@ -157,8 +157,9 @@ PLAIN: list[Callable[[Streams], Awaitable[None]]] = [
 OVER_TLS = [half_tls, tls_and_silence, plain_on_tls]
 
 
-async def misbehave(number: int, port: int, tls_port: int, only: str, counts: dict[str, int]) -> None:
+async def misbehave(number: int, port: int, tls_port: int, only: str, pause: float, counts: dict[str, int]) -> None:
     """One of the crowd, for ever."""
+    await asyncio.sleep(pause * random.random())  # they need not be in step
     kinds = [kind for kind in PLAIN + OVER_TLS if not only or kind.__name__ in only.split(",")]
     kind = kinds[number % len(kinds)]
     at = tls_port if kind in OVER_TLS else port
@@ -170,13 +171,13 @@ async def misbehave(number: int, port: int, tls_port: int, only: str, counts: di
                 await kind(streams)
             finally:
                 streams[1].transport.abort()
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(pause)
 
 
-async def crowd(port: int, tls_port: int, size: int, seconds: float, only: str) -> None:
+async def crowd(port: int, tls_port: int, size: int, seconds: float, only: str, pause: float) -> None:
     """Prints how often each kind was done."""
     counts: dict[str, int] = {}
-    tasks = [asyncio.create_task(misbehave(n, port, tls_port, only, counts)) for n in range(size)]
+    tasks = [asyncio.create_task(misbehave(n, port, tls_port, only, pause, counts)) for n in range(size)]
     await asyncio.sleep(seconds)
     for task in tasks:
         task.cancel()
@@ -251,11 +252,12 @@ def main() -> None:
         "--nice", type=int, default=0, help="of the crowd's process: 19 leaves the processors to others"
     )
     parser.add_argument("--only", default="", help="the crowd does these things, by their functions' names")
+    parser.add_argument("--pause", type=float, default=0.05, help="seconds between two misdeeds of a connection")
     parser.add_argument("--crowd", nargs=2, type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.crowd:
         os.nice(options.nice)
-        asyncio.run(crowd(*options.crowd, options.size, options.seconds, options.only))
+        asyncio.run(crowd(*options.crowd, options.size, options.seconds, options.only, options.pause))
         return
     with tempfile.TemporaryDirectory(dir=".") as name:
         run(Path(name).resolve(), options)
@@ -283,7 +285,7 @@ def run(directory: Path, options: argparse.Namespace) -> None:
             f"alone:     delivery {quantiles(quiet[0])}; confirm {quantiles(quiet[1])}; {memory.most / MIB:.0f} MiB"
         )
         arguments = ["--size", str(options.size), "--seconds", str(options.seconds + 3), "--nice", str(options.nice)]
-        arguments += ["--only", options.only]
+        arguments += ["--only", options.only, "--pause", str(options.pause)]
         command = [sys.executable, "-m", "robustness.crowd", "--crowd", str(broker.port), str(tls_port), *arguments]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             time.sleep(2)
