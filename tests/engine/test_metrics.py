@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import time
 from pathlib import Path
@@ -198,10 +199,15 @@ def test_no_piece_takes_long_with_ten_thousand_queues(engine: Engine, facts: Pro
     for number in range(10_000):
         engine.queue(f"queue-{number}", durable=False)
     engine.publish(*"abc", key="queue-7")
-    for kind in (AGGREGATED, PER_OBJECT):
-        slowest = 0.0
-        begun = time.perf_counter()
-        for _ in pieces(engine.broker, facts, kind):
-            slowest = max(slowest, time.perf_counter() - begun)
-            begun = time.perf_counter()
-        assert slowest < 0.25  # a hundredth of that when the machine has nothing else to do
+    gc.collect()
+    gc.disable()
+    try:
+        for kind in (AGGREGATED, PER_OBJECT):
+            slowest = 0.0
+            begun = time.thread_time()
+            for _ in pieces(engine.broker, facts, kind):
+                slowest = max(slowest, time.thread_time() - begun)
+                begun = time.thread_time()
+            assert slowest < 0.25  # of the processor's time: a hundredth of that, mostly
+    finally:
+        gc.enable()
