@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections import Counter
+from pathlib import Path
 
 import pytest
+import trustme
 from pika import spec
-from test_internal_errors import Client, until
+from test_internal_errors import HEADER, Client, until
 
+from broker_process import free_port
 from clients.raw_client import RawClient
 from pabal.model.limits import (
     HEAVY_SECONDS,
@@ -29,6 +33,7 @@ from pabal.server.open_store import open_store
 from pabal.server.pace import Pace, Slices
 from pabal.server.server import Server
 from pabal.server.settings import Settings
+from pabal.server.tls_connection import TlsConnection
 
 UNFINISHED = b"\x01\x00\x00\x00\x01\x00\x00" + bytes(60_000)
 """The beginning of a frame: to be received, and nothing to be done with it."""
@@ -152,6 +157,44 @@ def test_who_is_gone_is_handed_nothing_while_its_end_waits(monkeypatch: pytest.M
         server.begin_turn()
         await until(lambda: not server._connections)
         assert vhost.queues["q"].ready == 1
+        server.stop("the test is over")
+        await server._shut_down()
+
+    asyncio.run(run())
+
+
+def test_a_tls_handshake_waits_and_is_done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Strangers have always had their part of the turn."""
+    monkeypatch.setattr(Slices, "did", lambda slices, *_: setattr(slices, "spent", True))
+    waited: list[object] = []
+    wait = Slices.wait
+
+    def noted(slices: Slices, connection: TlsConnection) -> None:
+        waited.append(connection)
+        wait(slices, connection)
+
+    monkeypatch.setattr(Slices, "wait", noted)
+    authority = trustme.CA()
+    certificate = tmp_path / "server.pem"
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(certificate)
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+
+    async def run() -> None:
+        port = free_port()
+        settings = Settings(memory=True, port=0, http=False, tls_certificate=str(certificate), tls_port=port)
+        server = Server(settings, open_store(settings), logging.getLogger("pabal"))
+        await server.start()
+        server.slices.spent = True
+        async with asyncio.timeout(10):
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", port, ssl=context, server_hostname="localhost"
+            )
+            writer.write(HEADER)
+            assert (await reader.readexactly(1)) == b"\x01"
+        assert any(isinstance(each, TlsConnection) for each in waited)
+        writer.close()
+        await until(lambda: not server._connections)
         server.stop("the test is over")
         await server._shut_down()
 

@@ -120,9 +120,14 @@ class TlsConnection(asyncio.BufferedProtocol, asyncio.Transport):
 
     def next_slice(self) -> None:
         """See pace.Waiting."""
-        if not self._closing:
+        if self.is_closing():
+            return
+        try:
             self._transport.resume_reading()
             self._shake_hands()
+        except Exception as error:  # ours: it ends this connection, as it would from asyncio, and not the turn
+            self._log(self._peer, f"internal error, connection closed: {error!r}")
+            self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._deadline.cancel()
