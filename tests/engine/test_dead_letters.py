@@ -138,6 +138,22 @@ def test_a_queue_that_is_its_own_dead_letter_queue(engine: Engine) -> None:
     assert engine.names() == ["m4", "m3"], "a rejected one does, at the end"
 
 
+def test_who_rejects_has_room_again_when_that_comes_round_to_its_own_queue(engine: Engine) -> None:
+    """So nothing is dropped from the front of the queue meanwhile."""
+    engine.queue("round", x_max_length=0, x_dead_letter_exchange="", x_dead_letter_routing_key="q")
+    queue = engine.queue("q", x_max_length=2, x_dead_letter_exchange="", x_dead_letter_routing_key="round")
+    rejecter, other = TakingConsumer(queue, credit=2), TakingConsumer(queue, credit=1)
+    queue.add_consumer(rejecter)
+    queue.add_consumer(other)
+    engine.publish("m1", "m2", "m3", "m4", "m5")
+    engine.turn()
+    assert (rejecter.names, other.names, queue.ready) == (["m1", "m3"], ["m2"], 2)
+    queue.settle(list(rejecter.held), rejecter, Outcome.REJECT)
+    engine.turn()
+    assert rejecter.names == ["m1", "m3", "m4", "m5"]
+    assert engine.names("q") == ["m1", "m3"]
+
+
 def test_a_full_dead_letter_queue_refuses_nothing(engine: Engine) -> None:
     full = engine.queue("full", x_max_length=1, x_overflow="reject-publish")
     engine.queue("q", x_dead_letter_exchange="", x_dead_letter_routing_key="full")

@@ -329,6 +329,8 @@ class Queue(Intake):
         if self.deleted:
             return
         self.leased -= count
+        if len(self.consumers) > 1 and not self._rotation.misplaced:
+            self._rotation.ask(consumer.place)  # first: a dead letter may come back to this queue at once
         if self._leases:
             self._leases.end(messages)
         if outcome is Outcome.ACCEPT:
@@ -337,8 +339,6 @@ class Queue(Intake):
             self._dead_letter(messages, "rejected")
         else:
             self._return(messages, "delivery_limit", outcome is Outcome.RETURN)
-        if len(self.consumers) > 1 and not self._rotation.misplaced:
-            self._rotation.ask(consumer.place)
         if not self.scheduled and (len(self.backlog) or self._waiting is not None):
             self._look()
 
