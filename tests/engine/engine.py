@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 import pabal.broker.backlog
+import pabal.broker.broker
 import pabal.broker.priorities
 import pabal.broker.queue
 import pabal.broker.timetable
@@ -197,15 +198,18 @@ class Engine:
         return self.vhost.publish(envelope(exchange, key, persistent, ttl_ms), contents, sum(map(len, contents)))
 
     def turn(self) -> None:
-        """The end of a turn, and the timers that are due."""
+        """The end of a turn, the timers that are due, and the turns that it takes until all is handed out."""
         self.broker.dispatch()
         for _ in range(10_000):
             at_ms = self.broker.next_tick_ms()
-            if at_ms is None or at_ms > self.now_ms:
+            due = at_ms is not None and at_ms <= self.now_ms
+            if not due and not self.broker.scheduled:
                 return
-            self.broker.tick(self.now_ms)
+            self.broker.begin(self.now_ms)
+            if due:
+                self.broker.tick(self.now_ms)
             self.broker.dispatch()
-        raise AssertionError("a timer that is always due")
+        raise AssertionError("the broker never comes to rest")
 
     def advance(self, ms: int) -> None:
         self.now_ms += ms
@@ -237,6 +241,7 @@ class Engine:
 
 
 _LIMITED = (
+    pabal.broker.broker,
     pabal.broker.queue,
     pabal.broker.backlog,
     pabal.broker.priorities,

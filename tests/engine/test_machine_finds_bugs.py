@@ -86,9 +86,9 @@ def purge_leaves_the_disk(patch: pytest.MonkeyPatch) -> None:
 
 
 def one_consumer_gets_all(patch: pytest.MonkeyPatch) -> None:
-    def dispatch_in_turn(self: Any) -> None:
+    def dispatch_in_turn(self: Any, upto: int) -> None:
         for consumer in self.consumers:
-            self._dispatch_to(consumer)
+            self._dispatch_to(consumer, upto)
 
     patch.setattr(Queue, "_dispatch_in_turn", dispatch_in_turn)
 
@@ -254,9 +254,9 @@ def whoever_comes_next_takes_over(patch: pytest.MonkeyPatch) -> None:
 def consumer_priorities_do_not_count(patch: pytest.MonkeyPatch) -> None:
     original = Queue._dispatch_in_turn
 
-    def dispatch_in_turn(self: Any) -> None:
+    def dispatch_in_turn(self: Any, upto: int) -> None:
         self._ranked = False
-        original(self)
+        original(self, upto)
 
     patch.setattr(Queue, "_dispatch_in_turn", dispatch_in_turn)
 

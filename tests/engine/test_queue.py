@@ -62,6 +62,106 @@ def test_steps_are_small_and_all_is_handed_out(engine: Engine) -> None:
         assert consumer.names == names(5)
 
 
+def test_a_turn_hands_out_its_share_and_the_next_one_goes_on(engine: Engine) -> None:
+    """Whatever many consumers have room for, the others do not wait for all of it."""
+    with limits(DISPATCH_MESSAGES_MAX=2, DISPATCH_BYTES_MAX=1000, TURN_DISPATCH_BYTES_MAX=2000):
+        queues = [engine.queue(name) for name in ("many", "one", "few")]
+        engine.publish(*names(9), key="many")
+        engine.publish(*names(3), key="one")
+        engine.publish(*names(2), key="few")
+        engine.turn()
+        consumers = [TakingConsumer(queue) for queue in (queues[0], *queues, queues[2])]
+        for consumer in consumers:
+            consumer.queue.add_consumer(consumer)
+        taken = []
+        while engine.broker.scheduled:
+            engine.broker.dispatch()
+            taken.append(sum(len(consumer.taken) for consumer in consumers))
+            assert engine.broker.consumers_busy or not engine.broker.scheduled
+        assert taken == [4, 8, 13, 14], "two steps each time, and who was left out comes first"
+        assert [consumer.names for consumer in consumers] == [
+            ["m1", "m3", "m5", "m7", "m9"],
+            ["m2", "m4", "m6", "m8"],
+            names(3),
+            ["m1"],
+            ["m2"],
+        ]
+        assert not engine.broker.consumers_busy
+        engine.publish(*names(20), key="many")
+        engine.broker.dispatch()
+        assert not engine.broker.scheduled, "twice what comes in is handed out, else there would be more and more"
+        assert not engine.broker.consumers_busy
+
+
+def test_a_turn_hands_out_less_while_there_is_a_crowd(engine: Engine) -> None:
+    with limits(DISPATCH_MESSAGES_MAX=1, DISPATCH_BYTES_MAX=1, TURN_DISPATCH_BYTES_CROWD_MAX=1):
+        queue = engine.queue()
+        consumer = TakingConsumer(queue)
+        engine.publish(*names(5))
+        engine.turn()
+        queue.add_consumer(consumer)
+        for crowded, count in ((True, 1), (False, 5)):
+            engine.broker.crowded = crowded
+            engine.broker.dispatch()
+            assert len(consumer.taken) == count
+
+
+def hand_out_much(engine: Engine) -> None:
+    """So that nothing is left of this turn's share for queues that are scheduled from now on."""
+    engine.publish(*names(20), key=engine.queue("much").name)
+    engine.turn()
+    engine.vhost.queues["much"].add_consumer(TakingConsumer(engine.vhost.queues["much"]))
+
+
+def test_what_would_expire_is_handed_out_in_the_turn_in_which_it_comes(engine: Engine) -> None:
+    with limits(DISPATCH_MESSAGES_MAX=1, DISPATCH_BYTES_MAX=1, TURN_DISPATCH_BYTES_MAX=1):
+        queue = engine.queue()
+        consumer = TakingConsumer(queue)
+        queue.add_consumer(consumer)
+        engine.turn()
+        hand_out_much(engine)
+        engine.publish(*names(3), ttl_ms=0)
+        engine.broker.taken_in_bytes = 0
+        engine.broker.dispatch()
+        assert engine.broker.scheduled, "those of the other queue"
+        engine.advance(1)
+        assert consumer.names == names(3)
+
+
+@pytest.mark.parametrize("overflow", ["drop-head", "reject-publish"])
+def test_what_consumers_have_room_for_does_not_count_when_much_is_handed_out(engine: Engine, overflow: str) -> None:
+    with limits(DISPATCH_MESSAGES_MAX=1, DISPATCH_BYTES_MAX=1, TURN_DISPATCH_BYTES_MAX=1):
+        queue = engine.queue(x_max_length=4, x_overflow=overflow)
+        first, second = TakingConsumer(queue, credit=3), TakingConsumer(queue, credit=4)
+        queue.add_consumer(first)
+        engine.publish(*names(3))
+        engine.turn()
+        hand_out_much(engine)
+        engine.publish(*names(4, 4))
+        queue.add_consumer(second)
+        engine.broker.taken_in_bytes = 0
+        engine.broker.dispatch()
+        assert engine.broker.scheduled, "those of the other queue"
+        first.credit = 0
+        queue.settle(list(first.held), first, Outcome.RETURN)
+        engine.turn()
+        assert sorted(second.names + engine.names()) == names(7)
+
+
+def test_who_gets_one_by_one_does_not_keep_consumers_waiting(engine: Engine) -> None:
+    with limits(DISPATCH_MESSAGES_MAX=1, DISPATCH_BYTES_MAX=1, TURN_DISPATCH_BYTES_MAX=1):
+        queue, other = engine.queue(), engine.queue("other")
+        consumer, getter = TakingConsumer(queue), TakingConsumer(other)
+        engine.publish(*names(3))
+        engine.publish(*names(3), key="other")
+        engine.turn()
+        queue.add_consumer(consumer)
+        for number in range(1, 4):
+            other.get(getter)
+            engine.broker.dispatch()
+            assert consumer.names == names(number)
+
+
 class SharingConsumer(TakingConsumer):
     """Consumers of one channel: together they hold `most`."""
 

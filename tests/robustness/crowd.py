@@ -3,7 +3,8 @@
     PYTHONPATH=src:tests python -m robustness.crowd
 
 A publisher and a consumer exchange 200 confirmed, durable messages a second on a broker that this program starts: a
-while alone, then while the connections of the crowd each do something else that they should not, again and again.
+while alone; then while the connections of the crowd each do something that they should not, again and again, to
+another broker on this machine, which shows what they cost the machine; then while they do it to this one.
 """
 
 from __future__ import annotations
@@ -95,14 +96,14 @@ async def endless_body(streams: Streams) -> None:
 async def deaf_consumer(streams: Streams) -> None:
     """Consumes and gives back, and never reads."""
     streams[1].write(OPENING + p.basic_consume(1, "full") + p.basic_get(1, "full", no_ack=False) * 1000)
-    await asyncio.sleep(10)
+    await asyncio.sleep(random.uniform(5, 15))
 
 
 async def deaf_publisher(streams: Streams) -> None:
     """Publishes to nowhere, mandatory, and never reads what comes back."""
     streams[1].write(OPENING)
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(random.uniform(5, 15)):
             while True:
                 streams[1].write(p.publish(1, "", "nowhere", b"x" * 1000, mandatory=True) * 50)
                 await streams[1].drain()
@@ -263,42 +264,63 @@ def main() -> None:
         run(Path(name).resolve(), options)
 
 
-def run(directory: Path, options: argparse.Namespace) -> None:
-    tls_port = free_port()
-    certificate = directory / "server.pem"
-    trustme.CA().issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(certificate)
-    environment = {
-        "PABAL_TLS_CERTIFICATE": str(certificate),
-        "PABAL_TLS_PORT": str(tls_port),
-        "PABAL_HTTPS_PORT": "0",
-    }
-    broker = BrokerProcess(directory, environment=environment).start()
-    try:
-        with p.Peer(broker.port) as peer:
+class Target:
+    """A broker in `directory`, with a port for TLS and a queue of 200 MB."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir()
+        self.tls_port = free_port()
+        certificate = directory / "server.pem"
+        trustme.CA().issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(certificate)
+        environment = {
+            "PABAL_TLS_CERTIFICATE": str(certificate),
+            "PABAL_TLS_PORT": str(self.tls_port),
+            "PABAL_HTTPS_PORT": "0",
+        }
+        self.broker = BrokerProcess(directory, environment=environment).start()
+        with p.Peer(self.broker.port) as peer:
             peer.declare("full")
-        p.fill(broker.port, "full", (b"x" * 10_000 for _ in range(20_000)))
-        good = Good(broker.port)
-        good.measure(3)
-        memory = Memory(broker.pid)
-        quiet = good.measure(options.seconds)
-        print(
-            f"alone:     delivery {quantiles(quiet[0])}; confirm {quantiles(quiet[1])}; {memory.most / MIB:.0f} MiB"
-        )
+        p.fill(self.broker.port, "full", (b"x" * 10_000 for _ in range(20_000)))
+
+    def meet_crowd(self, good: Good, options: argparse.Namespace) -> tuple[str, str]:
+        """What `good`, who may be elsewhere, notices of the crowd meanwhile, and what the crowd did."""
         arguments = ["--size", str(options.size), "--seconds", str(options.seconds + 3), "--nice", str(options.nice)]
         arguments += ["--only", options.only, "--pause", str(options.pause)]
-        command = [sys.executable, "-m", "robustness.crowd", "--crowd", str(broker.port), str(tls_port), *arguments]
+        arguments += ["--crowd", str(self.broker.port), str(self.tls_port)]
+        command = [sys.executable, "-m", "robustness.crowd", *arguments]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             time.sleep(2)
-            loud = good.measure(options.seconds)
-            said, _ = process.communicate()
+            noticed = good.measure(options.seconds)
+            did, _ = process.communicate()
+        return described(*noticed), did.strip()
+
+    def stop(self) -> None:
+        assert "Traceback" not in self.broker.log(), self.broker.log()[-5000:]
+        self.broker.stop()
+
+
+def described(deliveries: list[float], confirms: list[float]) -> str:
+    return f"delivery {quantiles(deliveries)}; confirm {quantiles(confirms)}"
+
+
+def run(directory: Path, options: argparse.Namespace) -> None:
+    target = Target(directory / "target")
+    other = Target(directory / "other")
+    try:
+        good = Good(target.broker.port)
+        good.measure(3)
+        memory = Memory(target.broker.pid)
+        print("alone:    ", described(*good.measure(options.seconds)), f"{memory.most / MIB:.0f} MiB", sep="  ")
+        print("elsewhere:", other.meet_crowd(good, options)[0], sep="  ")
+        other.stop()
+        noticed, did = target.meet_crowd(good, options)
         memory.stop()
-        times = f"delivery {quantiles(loud[0])}; confirm {quantiles(loud[1])}"
-        print(f"with {options.size}:  {times}; {memory.most / MIB:.0f} MiB")
-        print(f"the crowd: {said.strip()}")
-        assert "Traceback" not in broker.log(), broker.log()[-5000:]
-        broker.stop()
+        print("here:     ", noticed, f"{memory.most / MIB:.0f} MiB", sep="  ")
+        print(f"{options.size} connections here: {did}")
+        target.stop()
     finally:
-        broker.kill()
+        target.broker.kill()
+        other.broker.kill()
 
 
 if __name__ == "__main__":

@@ -16,6 +16,10 @@ from test_internal_errors import HEADER, Client, until
 from broker_process import free_port
 from clients.raw_client import RawClient
 from pabal.model.limits import (
+    BULK_SECONDS,
+    BUSY_SECONDS,
+    CROWD_MIN,
+    CROWD_MS,
     HEAVY_SECONDS,
     HEAVY_SECONDS_MAX,
     HEAVY_SHARE,
@@ -23,6 +27,8 @@ from pabal.model.limits import (
     SLOW_BYTES_FIRST,
     SLOW_BYTES_MIN,
     SLOW_SECONDS,
+    STRANGERS_SECONDS,
+    STRANGERS_SECONDS_CROWD,
     TURN_BYTES_MAX,
 )
 from pabal.model.message import Envelope
@@ -50,6 +56,7 @@ def test_work_is_shared_out(monkeypatch: pytest.MonkeyPatch, answers: bool) -> N
         clock[0] += work_seconds[0]
         return clock[0]
 
+    monkeypatch.setattr(pace, "CROWD_MIN", 1000)
     monkeypatch.setattr(pace, "thread_time", thread_time)
     monkeypatch.setattr(pace, "perf_counter", lambda: thread_time())
     monkeypatch.setattr(module, "perf_counter", pace.perf_counter)
@@ -145,7 +152,7 @@ def test_who_is_gone_is_handed_nothing_while_its_end_waits(monkeypatch: pytest.M
         [connection] = server._connections
         vhost = server.broker.vhosts["/"]
         with monkeypatch.context() as nobody_is_served:
-            nobody_is_served.setattr(Slices, "serve", lambda slices: False)
+            nobody_is_served.setattr(Slices, "serve", lambda *_: False)
             connection._wait_for_slice()
             client.socket.close()
             connection.abort()
@@ -169,9 +176,9 @@ def test_a_tls_handshake_waits_and_is_done(monkeypatch: pytest.MonkeyPatch, tmp_
     waited: list[object] = []
     wait = Slices.wait
 
-    def noted(slices: Slices, connection: TlsConnection) -> None:
+    def noted(slices: Slices, connection: TlsConnection, stranger: bool) -> None:
         waited.append(connection)
-        wait(slices, connection)
+        wait(slices, connection, stranger)
 
     monkeypatch.setattr(Slices, "wait", noted)
     authority = trustme.CA()
@@ -230,9 +237,9 @@ def test_small_work_is_not_weighed() -> None:
 def test_who_sends_much_is_not_slow_for_that() -> None:
     busy = measured_pace()
     busy.slice_bytes = 0
-    busy.weigh(100_000, SLOW_SECONDS, True, 0)
+    busy.weigh(100_000, BUSY_SECONDS / 2, True, 0)
     assert busy.slice_bytes == 0
-    busy.weigh(100_000, 4 * SLOW_SECONDS, True, 0)
+    busy.weigh(100_000, BUSY_SECONDS, True, 0)
     assert (busy.slice_bytes, busy.heavy) == (50_000, False)
 
 
@@ -268,3 +275,64 @@ def test_the_heavy_are_forgiven() -> None:
     assert client.heavy
     client.weigh(100, 0.0, True, int(1000 * HEAVY_SECONDS_MAX / HEAVY_SHARE))
     assert not client.heavy
+
+
+class Standing:
+    """Waits in a line; `work`: bytes and seconds that its slice takes."""
+
+    def __init__(self, slices: Slices, served: list[str], name: str, nbytes: int, seconds: float) -> None:
+        self.slices, self.served, self.name, self.work = slices, served, name, (nbytes, seconds)
+
+    def next_slice(self) -> None:
+        self.served.append(self.name)
+        self.slices.did(*self.work, self.name.startswith("stranger"))
+
+
+def test_strangers_and_the_others_wait_in_lines_of_their_own() -> None:
+    """However many strangers there are, who sends much waits only for those that do so too."""
+    served: list[str] = []
+    slices = Slices(lambda: None)
+    for number in range(20):
+        slices.wait(Standing(slices, served, f"stranger {number}", 100, 2 * STRANGERS_SECONDS), stranger=True)
+    for number in range(2):
+        slices.wait(Standing(slices, served, f"other {number}", 10**6, 2 * BULK_SECONDS), stranger=False)
+    assert slices.waiting == 22
+    assert slices.serve(0)
+    assert served == ["stranger 0", "other 0"]
+    assert slices.serve(1)
+    assert served[2:] == ["stranger 1", "other 1"]
+    while slices.serve(2):
+        pass
+    assert len(served) == 22
+
+
+def test_turns_are_shorter_for_a_while_when_there_is_a_crowd() -> None:
+    slices = Slices(lambda: None)
+    slices.serve(CROWD_MS)
+    few = [Pace() for _ in range(CROWD_MIN - 1)]
+    for one in few * 3:
+        slices.did(100, STRANGERS_SECONDS, True, one)
+    assert not slices.crowded, "the same few"
+    slices.serve(CROWD_MS)
+    slices.did(10**6, BULK_SECONDS / 2, False, Pace())
+    assert not slices.full
+    slices.did(100, STRANGERS_SECONDS_CROWD, True, Pace())
+    assert slices.crowded
+    slices.serve(CROWD_MS)
+    slices.did(10**6, BULK_SECONDS / 2, False)
+    assert slices.full
+    slices.did(100, STRANGERS_SECONDS_CROWD * 1.5, True)
+    assert slices.spent
+    slices.serve(2 * CROWD_MS)
+    assert slices.crowded, "until the end of the next period"
+    slices.serve(3 * CROWD_MS)
+    assert not slices.crowded
+
+
+def test_in_a_crowd_slices_are_worth_half_as_much() -> None:
+    slow = measured_pace()
+    slow.slice_bytes = 1024
+    slow.weigh(1024, SLOW_SECONDS / 2, True, 0)
+    assert slow.slice_bytes == 1024
+    slow.weigh(1024, SLOW_SECONDS / 2, True, 0, crowded=True)
+    assert slow.slice_bytes == 512

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -96,3 +97,18 @@ def test_a_channel_is_gone_when_it_is_closed(peer: Peer, use: Callable[[Peer], N
     peer.world.turn.end()
     left = [each for each in gc.get_objects() if isinstance(each, Channel) and each.number == 2]
     assert not left, gc.get_referrers(left[0])
+
+
+@pytest.mark.parametrize("use", USES, ids=lambda use: use.__name__)
+def test_a_session_is_gone_when_its_connection_is(peer: Peer, use: Callable[[Peer], None]) -> None:
+    peer.send(2, spec.Channel.Open())
+    use(peer)
+    world = peer.world
+    peer.session.connection_lost()
+    world.turn.end()
+    world.peers.remove(peer)
+    peer.session.connection_lost()  # as when it was given up first
+    left: list[object] = [peer.session]
+    peer.session = None  # type: ignore[assignment]
+    session = left.pop()
+    assert sys.getrefcount(session) == 2, gc.get_referrers(session)

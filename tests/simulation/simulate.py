@@ -49,6 +49,8 @@ def run(
         "TIMER_MESSAGES_MAX": chance.choice((1, 2, 1000)),
         "DEAD_LETTER_RETRY_MS": 30,
         "_FIRST_LOAD_SHARE": 1,
+        "DISPATCH_BYTES_MAX": chance.choice((1, 2000, 10**6)),
+        "TURN_DISPATCH_BYTES_MAX": chance.choice((1, 2000, 10**6)),
     }
     current: Run | None = None
     with limits(**settings), patch.object(pabal.broker.waiting, "WINDOW_MESSAGES_STORED", 1000):

@@ -10,6 +10,7 @@ from simulated_client import FRAME_BYTES_MAX, Client
 from simulated_ledger import Ledger
 
 import pabal.broker.backlog
+import pabal.broker.broker
 import pabal.broker.priorities
 import pabal.broker.queue
 import pabal.broker.timetable
@@ -132,7 +133,14 @@ class World:
     def end_turn(self) -> None:
         self.turn_open = False
         self.turn.end()
+        self._go_on()
         self._written()
+
+    def _go_on(self) -> None:
+        """What was more than a turn's share is for the next."""
+        if self.broker.scheduled and not self.failed:
+            self.broker.begin(self.now_ms)
+            self.turn_open = True
 
     def set_full(self, full: bool) -> None:
         """The disk takes nothing, or takes again what waits for room."""
@@ -170,6 +178,7 @@ class World:
         self.commit = None
         self.broker.begin(self.now_ms)
         done(error)
+        self._go_on()
         self._written()
 
     def advance(self, ms: int) -> None:
@@ -233,6 +242,7 @@ class World:
 def limits(**values: int) -> Iterator[None]:
     """Sets limits of the broker, where they are used, and sets them back."""
     modules: tuple[ModuleType, ...] = (
+        pabal.broker.broker,
         pabal.broker.queue,
         pabal.broker.priorities,
         pabal.broker.timetable,

@@ -129,7 +129,7 @@ def forgets_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- Dead letters -------------------------------------------------------------------------------------------
 
 
-@planted("lost after it was confirmed")
+@planted("lost after it was confirmed|confirmed before it was durable")
 def dead_letters_are_removed_before_they_are_put(monkeypatch: pytest.MonkeyPatch) -> None:
     """The removal in one commit, the put in the next."""
     waiting: list[tuple[Any, Any, Any]] = []

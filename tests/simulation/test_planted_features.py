@@ -91,8 +91,8 @@ def the_refused_are_no_dead_letters(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @planted("serves|after another took over")
 def all_consumers_are_active(monkeypatch: pytest.MonkeyPatch) -> None:
-    def dispatch_to(self: Any, consumer: Any) -> None:
-        self._dispatch_in_turn()
+    def dispatch_to(self: Any, consumer: Any, upto: int) -> None:
+        self._dispatch_in_turn(upto)
 
     monkeypatch.setattr(Queue, "_dispatch_to", dispatch_to)
 

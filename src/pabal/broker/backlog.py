@@ -184,7 +184,7 @@ class Backlog:
     def step(self) -> int:
         """How many messages to hand out in one step, so that it is about DISPATCH_BYTES_MAX of them."""
         held = len(self._returned) + len(self._front) - self._head + len(self._tail)
-        average = self.content_bytes // held if held else 0
+        average = self.content_bytes // held if held else self.mean_bytes
         if average * DISPATCH_MESSAGES_MAX <= DISPATCH_BYTES_MAX:
             return DISPATCH_MESSAGES_MAX
         return max(1, DISPATCH_BYTES_MAX // average)

@@ -34,7 +34,7 @@ from pabal.model.definitions import (
     VhostLimitsDefinition,
 )
 from pabal.model.errors import InvalidParameter, NotFound, StoreError
-from pabal.model.limits import UNSAVED_BYTES_MAX
+from pabal.model.limits import TURN_DISPATCH_BYTES_CROWD_MAX, TURN_DISPATCH_BYTES_MAX, UNSAVED_BYTES_MAX
 from pabal.model.message import Message
 from pabal.model.policies import check_policy, check_vhost_limits
 from pabal.store.batch import waiting_id
@@ -70,11 +70,17 @@ class Broker:
         """What the machine has too little of, "disk" or "memory": publishers are to be made to wait."""
         self.observer: Observer | None = None
         self.consumers_busy = False
-        """A queue of the last turn has messages left for which its consumers have no room."""
+        """A queue of the last turn has messages left for which its consumers, or the turn, had no room."""
         self.transient_queues = True
         """A queue may be neither durable nor exclusive (RabbitMQ before 4.3)."""
         self.counts_releases = True
         """A message that comes back without having been tried counts as attempted (RabbitMQ before 4.3)."""
+        self.handed_out_bytes = 0
+        """By all queues so far, see limits.DISPATCH_MESSAGE_BYTES."""
+        self.taken_in_bytes = 0
+        """The same of what they took in since the last dispatch."""
+        self.crowded = False
+        """Turns are to be short, see limits.CROWD_MIN."""
         self._dead_letters = DeadLetters()
         self._owned: dict[object, list[Queue]] = {}
         self._timers: list[tuple[int, int, Queue]] = []
@@ -89,14 +95,25 @@ class Broker:
         self.now_ms = now_ms
 
     def dispatch(self) -> None:
-        """One round of every queue that may have something to hand out."""
+        """Lets the queues that may have something to hand out do so in turn, a step each, until nobody has or it was
+        enough for this turn. Then there are some that stay `scheduled`: another turn must follow."""
         if self.scheduled:
             self.consumers_busy = False
+        share_bytes = TURN_DISPATCH_BYTES_CROWD_MAX if self.crowded else TURN_DISPATCH_BYTES_MAX
+        upto_bytes = self.handed_out_bytes + max(share_bytes, 2 * self.taken_in_bytes)
+        self.taken_in_bytes = 0
+        left: list[Queue] = []
         while self.scheduled:
             queues, self.scheduled = self.scheduled, []
             for queue in queues:
-                queue.scheduled = False
-                queue.dispatch()
+                if self.handed_out_bytes < upto_bytes or queue.at_once:
+                    queue.scheduled = False
+                    queue.dispatch(whole=False)
+                else:
+                    left.append(queue)
+        if left:
+            self.scheduled = left
+            self.consumers_busy = True
 
     @property
     def overloaded(self) -> bool:

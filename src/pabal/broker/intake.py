@@ -12,6 +12,7 @@ from pabal.broker.priorities import PriorityBacklog, make_backlog
 from pabal.broker.statistics import Counters
 from pabal.model.arguments import QueueArguments
 from pabal.model.definitions import QueueDefinition
+from pabal.model.limits import DISPATCH_MESSAGE_BYTES, URGENT_MS
 from pabal.model.message import PENDING, UNSTORED, Envelope, Message, level_base
 from pabal.store.journal import QueueLog
 
@@ -37,6 +38,7 @@ class Intake(ABC):
         self.leased = 0
         self.scheduled = False
         # Messages may have expired, or be from before a restart: look at each before it is delivered.
+        self._urgent = False  # there may be messages that expire soon
         self._sifts = log.count > 0
         self.body_bytes = log.body_bytes  # of ready messages, kept if there is a limit on it
         self._follow_arguments()
@@ -60,11 +62,17 @@ class Intake(ABC):
         self.body_bytes, stored = count_bodies(self.backlog.scan())
         self.log.count_bytes(None if self.leased else stored)
 
+    @property
+    def at_once(self) -> bool:
+        """What consumers have room for is handed out in the turn in which it comes: later it may have expired, or
+        count against a length limit."""
+        return self._bounded or self._urgent
+
     @abstractmethod
     def _look(self) -> None: ...
 
     @abstractmethod
-    def dispatch(self) -> None: ...
+    def dispatch(self, whole: bool = True) -> None: ...
 
     @abstractmethod
     def _dead_letter(self, messages: list[Message], reason: str) -> None: ...
@@ -75,7 +83,7 @@ class Intake(ABC):
         expires_at_ms = 0
         if self._ttl_ms is not None or envelope.ttl_ms is not None:
             expires_at_ms = self._expiry(envelope)
-            self._sifts = True
+            self._will_expire(expires_at_ms)
         backlog = self.backlog
         if isinstance(backlog, PriorityBacklog):
             priority = min(envelope.priority, self.arguments.max_priority or 0)
@@ -89,6 +97,7 @@ class Intake(ABC):
         ]
         log.next_position += len(messages)
         backlog.append(messages, content_bytes)
+        self.vhost.broker.taken_in_bytes += content_bytes + len(messages) * DISPATCH_MESSAGE_BYTES
         if stored:
             log.append(messages, content_bytes)
         if not self.scheduled:
@@ -139,11 +148,21 @@ class Intake(ABC):
 
     def _take(self, most: int) -> list[Message]:
         """Ready messages that are ready no more."""
-        messages = self.backlog.take(most)
+        backlog = self.backlog
+        before = backlog.taken_bytes
+        messages = backlog.take(most)
+        size = backlog.taken_bytes - before + len(messages) * DISPATCH_MESSAGE_BYTES
+        self.vhost.broker.handed_out_bytes += size
         if self._counts_bytes:
             for message in messages:
                 self.body_bytes -= message.envelope.container.body_bytes(message.content)
         return messages
+
+    def _will_expire(self, at_ms: int) -> None:
+        """There is a message that will."""
+        self._sifts = True
+        if at_ms < self.vhost.broker.now_ms + URGENT_MS:
+            self._urgent = True
 
     def _expiry(self, envelope: Envelope) -> int:
         """When a message published now expires, in ms since the epoch."""

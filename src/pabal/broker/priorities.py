@@ -44,6 +44,10 @@ class PriorityBacklog:
         return sum(backlog.content_bytes for backlog in self._order)
 
     @property
+    def taken_bytes(self) -> int:
+        return sum(backlog.taken_bytes for backlog in self._order)
+
+    @property
     def mean_bytes(self) -> int:
         means = [backlog.mean_bytes for backlog in self._order]
         known = [mean for mean in means if mean]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from pabal.broker.backlog import count_bodies
 from pabal.broker.consumer import Consumer, Rotation, deal
 from pabal.broker.intake import Intake
 from pabal.broker.leases import Leases
@@ -13,7 +14,7 @@ from pabal.broker.waiting import Waiting
 from pabal.model.arguments import QueueArguments
 from pabal.model.definitions import QueueDefinition
 from pabal.model.errors import AccessRefused
-from pabal.model.limits import TIMER_MESSAGES_MAX
+from pabal.model.limits import DISPATCH_BYTES_MAX, TIMER_MESSAGES_MAX
 from pabal.model.message import UNSTORED, Envelope, Message, Outcome
 from pabal.store.batch import QueueState
 from pabal.store.journal import QueueLog
@@ -21,12 +22,13 @@ from pabal.store.journal import QueueLog
 if TYPE_CHECKING:
     from pabal.broker.vhost import Vhost
 
+_NO_END: Final = 1 << 62
+
 
 class Queue(Intake):
-    """`owner`: the connection an exclusive queue belongs to, None for a queue of all. `leased`: how many
-    messages are with consumers. `expired_leases`: how many leases ran out; `late_settlements`: how many settlements
-    came after that. `declared`: the arguments before policies; `arguments`: those in force. Made with the state of
-    what waits in it, if there is any.
+    """`owner`: the connection an exclusive queue belongs to, None for a queue of all. `leased`: how many messages are
+    with consumers. `expired_leases`: how many leases ran out; `late_settlements`: how many settlements came later.
+    `declared`: the arguments before policies; `arguments`: those in force. Made with what waits in it, if anything.
     """
 
     def __init__(
@@ -130,31 +132,34 @@ class Queue(Intake):
             self.scheduled = True
             self.vhost.broker.scheduled.append(self)
 
-    def dispatch(self) -> None:
-        """Hands ready messages to consumers that have room, each in turn, and sets the timer for the rest."""
+    def dispatch(self, whole: bool = True) -> None:
+        """Hands ready messages to consumers that have room, each in turn, and sets the timer for the rest. Unless
+        `whole` or `at_once`, about DISPATCH_BYTES_MAX."""
         if self.deleted:
             return
         came_back = self._waiting is not None and self._waiting.end()
         if self._sifts:
             self._expire()
         if self.consumers:
+            upto = _NO_END if whole or self.at_once else self.vhost.broker.handed_out_bytes + DISPATCH_BYTES_MAX
             if len(self.consumers) == 1 or self.arguments.single_active_consumer:
-                self._dispatch_to(self.consumers[0])
+                self._dispatch_to(self.consumers[0], upto)
             else:
-                self._dispatch_in_turn()
-            if len(self.backlog):
+                self._dispatch_in_turn(upto)
+            if len(self.backlog) and not self.scheduled:
                 self.vhost.broker.consumers_busy = True
         if came_back and self._bounded:
             self._drop_head()  # too much of it may be left
-        if self._sifts and not len(self.backlog) and self._ttl_ms is None:
-            self._sifts = False
+        if self._sifts and not len(self.backlog):
+            self._urgent = False
+            self._sifts = self._ttl_ms is not None
         if self._timed or self._sifts or self._leases or self._waiting is not None:
             self._set_timer()
 
-    def _dispatch_to(self, consumer: Consumer) -> None:
+    def _dispatch_to(self, consumer: Consumer, upto: int) -> None:
         while len(self.backlog):
             room = consumer.room()
-            if room <= 0:
+            if room <= 0 or self._postponed(upto):
                 return
             messages = self._take(min(room, self.backlog.step()))
             if self._sifts:
@@ -162,7 +167,7 @@ class Queue(Intake):
             if messages:
                 self._lease(consumer, messages)
 
-    def _dispatch_in_turn(self) -> None:
+    def _dispatch_in_turn(self, upto: int) -> None:
         """A message to each consumer with room, round and round, handed over in batches."""
         if self._rotation.misplaced:
             self._rotation.misplaced = False
@@ -170,7 +175,7 @@ class Queue(Intake):
                 consumer.place = place
         while len(self.backlog):
             takers, rooms, most = self._takers(self.backlog.step())
-            if not takers:
+            if not takers or self._postponed(upto):
                 return
             messages = self._take(min(most, sum(rooms)))
             if self._sifts:
@@ -181,6 +186,13 @@ class Queue(Intake):
             for consumer, batch in zip(takers, batches, strict=True):
                 if batch:
                     self._lease(consumer, batch)
+
+    def _postponed(self, upto: int) -> bool:
+        """It has handed out enough for now. The rest follows when it is this queue's turn again."""
+        if self.vhost.broker.handed_out_bytes < upto:
+            return False
+        self._look()
+        return True
 
     def _takers(self, step: int) -> tuple[list[Consumer], list[int], int]:
         """Those whose turn it is, no more than there are messages for, how much room each has, and how many messages
@@ -256,11 +268,11 @@ class Queue(Intake):
             self._lease(consumer, messages)
             if self._sifts or self._leases:
                 self._set_timer()
-            if self._waiting is not None:
-                self.schedule()
-            return messages[0]
+            break
         if self._waiting is not None:
             self.schedule()
+        if messages:
+            return messages[0]
         self.counters.get_empty += 1
         self.vhost.counters.get_empty += 1
         if consumer.counters is not None:
@@ -383,7 +395,7 @@ class Queue(Intake):
         if self._counts_bytes:
             self.body_bytes += message.envelope.container.body_bytes(message.content)
         if message.expires_at_ms:
-            self._sifts = True
+            self._will_expire(message.expires_at_ms)
 
     def _dead_letter(self, messages: list[Message], reason: str) -> None:
         self.vhost.broker.dead_letter(self, messages, reason)
@@ -396,11 +408,8 @@ class Queue(Intake):
         if self.deleted:
             return
         now_ms = self.vhost.broker.now_ms
-        if (
-            self.arguments.expires_ms is not None
-            and not self.consumers
-            and now_ms >= self._used_ms + self.arguments.expires_ms
-        ):
+        expires_ms = self.arguments.expires_ms
+        if expires_ms is not None and not self.consumers and now_ms >= self._used_ms + expires_ms:
             self.vhost.delete_queue(self)
             return
         ended = self._leases.take_ended(now_ms, TIMER_MESSAGES_MAX)
@@ -442,9 +451,7 @@ class Queue(Intake):
     def _set_timer(self) -> None:
         """At the next lease's end, when something has waited long enough, or at the first message's expiry (one ms
         later: it may be delivered at its last)."""
-        times = [self._leases.next_ms()]
-        if self._waiting is not None:
-            times.append(self._waiting.next_ms())
+        times = [self._leases.next_ms(), self._waiting.next_ms() if self._waiting is not None else None]
         if self._sifts:
             first = self.backlog.first()
             if first is not None and first.expires_at_ms:
@@ -464,9 +471,7 @@ class Queue(Intake):
         messages, on_disk = self.backlog.clear()
         self.log.remove(messages)
         purged += len(messages)
-        held = 0
-        if self._counts_bytes:
-            held = sum(message.envelope.container.body_bytes(message.content) for message in messages)
+        held = count_bodies(messages)[0] if self._counts_bytes else 0
         disk_bytes = self.body_bytes - held  # all but what was in memory; counted for the first range
         for count, first, last in on_disk:
             self.vhost.broker.store.journal.drop_range(self.log.queue_id, first, last)

@@ -94,6 +94,9 @@ TURN_BYTES_BUSY_MAX: Final = 64 * 1024
 """The same while consumers have all that they can hold: so their settlements come in between, and the backlog that
 publishers build up is no longer than it must be."""
 
+TURN_BYTES_CROWD_MAX: Final = 32 * 1024
+"""... and while there is a crowd (CROWD_MIN)."""
+
 TURN_BYTES_OVERLOADED_MAX: Final = 4096
 """... and while publishers wait for a commit: a thousand connections may have sent something by then."""
 
@@ -139,14 +142,39 @@ than ..."""
 BULK_BYTES_MIN: Final = 16 * 1024
 """... this."""
 
-WAITING_MAX: Final = 64
+CROWD_MIN: Final = 16
+"""So many strangers and heavy ones ..."""
+
+CROWD_MS: Final = 1000
+"""... in such a period are a crowd. Until the end of the next period a turn is shorter for all others too: slices are
+worth half as much, and of what has CROWD in its name the smaller bound holds, such as ..."""
+
+STRANGERS_SECONDS_CROWD: Final = 0.0002
+"""... this instead of STRANGERS_SECONDS ..."""
+
+BULK_SECONDS_CROWD: Final = 0.0001
+"""... and this instead of BULK_SECONDS."""
+
+WAITING_MAX: Final = 512
 """When more connections wait than this, none is read beyond TURN_BYTES_OVERLOADED_MAX at once."""
 
 DISPATCH_MESSAGES_MAX: int = 1024
 """Messages handed to one consumer in one step."""
 
-DISPATCH_BYTES_MAX: int = 512 * 1024
-"""... and about this many bytes of them."""
+DISPATCH_BYTES_MAX: int = 128 * 1024
+"""... and about this many bytes of them. Then another queue has its turn."""
+
+DISPATCH_MESSAGE_BYTES: Final = 512
+"""A message counts for so many bytes more than its content has, when what is handed out is counted."""
+
+TURN_DISPATCH_BYTES_MAX: int = 512 * 1024
+"""Handed out in one turn, by all queues together, or twice what was published in it; the rest is for the next."""
+
+URGENT_MS: int = 1000
+"""A message that expires sooner than this is handed out in the turn in which it comes, if a consumer has room."""
+
+TURN_DISPATCH_BYTES_CROWD_MAX: int = 128 * 1024
+"""The same while there is a crowd (CROWD_MIN)."""
 
 WINDOW_MESSAGES_STORED: int = 16_384
 """Ready messages of a durable queue held in memory; the rest is on disk."""

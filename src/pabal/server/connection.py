@@ -20,6 +20,7 @@ from pabal.model.limits import (
 from pabal.server.pace import Pace
 from pabal.server.tap import Tap
 from pabal.server.tls import certificate_name, encryption
+from pabal.session.amqp091.client import Amqp091Client
 from pabal.session.amqp091.connection import Amqp091Session
 from pabal.session.amqp091.trace import Trace
 
@@ -67,6 +68,7 @@ class Connection(asyncio.BufferedProtocol):
         "_waits_for_slice",
         "_writing_paused",
         "certificate_name",
+        "client",
         "link",
         "peer",
         "session",
@@ -77,6 +79,7 @@ class Connection(asyncio.BufferedProtocol):
         self._make_session = make_session
         self._transport: asyncio.Transport
         self.session: Amqp091Session
+        self.client: Amqp091Client
         self.peer = "?"
         self.certificate_name = ""
         """The user that the peer's certificate stands for, if it showed one."""
@@ -117,7 +120,8 @@ class Connection(asyncio.BufferedProtocol):
         self.link = _link(transport)
         self._server.begin_turn()
         self.session = self._make_session(self, loopback)
-        self.session.client.link = self.link
+        self.client = self.session.client
+        self.client.link = self.link
         self._server.add(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -160,9 +164,9 @@ class Connection(asyncio.BufferedProtocol):
         nbytes, seconds = len(data), clock() - begun
         asks = pace.asks(nbytes, seconds)
         if asks:
-            pace.weigh(nbytes, seconds, not self.session.blocked, server.now_ms)
+            pace.weigh(nbytes, seconds, not self.session.blocked, server.now_ms, server.slices.crowded)
         if asks or stranger:
-            server.slices.did(nbytes, seconds, stranger)
+            server.slices.did(nbytes, seconds, stranger, pace)
         self.after_input()
 
     @property
@@ -217,6 +221,7 @@ class Connection(asyncio.BufferedProtocol):
             tap.end("the connection has ended")
         server.slices.did(0, perf_counter() - begun, True)
         self._lost = ""
+        self._traces = self._taps = ()
 
     def pause_writing(self) -> None:
         self._writing_paused = True
@@ -305,7 +310,7 @@ class Connection(asyncio.BufferedProtocol):
         self._pause_reading()
         if not self._waits_for_slice:
             self._waits_for_slice = True
-            self._server.slices.wait(self)
+            self._server.slices.wait(self, stranger=bool(self._lost) or self._stranger)
 
     def next_slice(self) -> None:
         """See pace.Waiting."""

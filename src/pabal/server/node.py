@@ -98,7 +98,7 @@ class ServerNode:
         may_watch: Callable[[], bool],
     ) -> Tap | None:
         for connection in self._server.connections:
-            if connection.session.client is client:
+            if connection.client is client:
                 return self.taps.open(connection, Selection(channels, names, body_bytes), as_json, may_watch)
         return None
 

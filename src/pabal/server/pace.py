@@ -15,7 +15,10 @@ from typing import Final, Protocol
 
 from pabal.model.limits import (
     BULK_SECONDS,
+    BULK_SECONDS_CROWD,
     BUSY_SECONDS,
+    CROWD_MIN,
+    CROWD_MS,
     HEAVY_SECONDS,
     HEAVY_SECONDS_MAX,
     HEAVY_SHARE,
@@ -25,6 +28,7 @@ from pabal.model.limits import (
     SLOW_BYTES_PER_SECOND,
     SLOW_SECONDS,
     STRANGERS_SECONDS,
+    STRANGERS_SECONDS_CROWD,
     TURN_BYTES_MAX,
     WATCHED_MS,
 )
@@ -35,14 +39,15 @@ _RESUMED_MAX: Final = 4
 
 class Pace:
     """Of one connection. `slice_bytes`: to be read at once, 0 for a turn's share. `clock`: what its work is to be
-    measured by; `heavy`: it gives more than others should wait for."""
+    measured by; `heavy`: it gives more than others should wait for. `counted_in`: see Slices."""
 
-    __slots__ = ("_debt_seconds", "_watched_ms", "_weighed_ms", "clock", "heavy", "slice_bytes")
+    __slots__ = ("_debt_seconds", "_watched_ms", "_weighed_ms", "clock", "counted_in", "heavy", "slice_bytes")
 
     def __init__(self) -> None:
         self.slice_bytes = SLOW_BYTES_FIRST
         self.clock = perf_counter
         self.heavy = False
+        self.counted_in = -1
         self._debt_seconds = 0.0
         self._weighed_ms = 0
         self._watched_ms = 0  # when it last gave enough work to be measured closely
@@ -51,11 +56,14 @@ class Pace:
         """Whether what was done is to be told to `weigh`: mostly it is not worth the time that this takes."""
         return seconds > LIGHT_SECONDS or self.clock is not perf_counter or 0 < self.slice_bytes <= nbytes
 
-    def weigh(self, nbytes: int, seconds: float, acted_on: bool, now_ms: int) -> None:
+    def weigh(self, nbytes: int, seconds: float, acted_on: bool, now_ms: int, crowded: bool = False) -> None:
         """So many bytes took so long. The time that is taken at first may have gone by while another process ran: who
         takes much of it is measured by the processor's time for a while, which takes longer to ask for; by that
-        alone it may be heavy. What is no whole slice, or was not `acted_on` yet, says nothing for a larger one."""
+        alone it may be heavy. What is no whole slice, or was not `acted_on` yet, says nothing for a larger one.
+        `crowded`: see Slices."""
         bound = BUSY_SECONDS if nbytes > SLOW_BYTES_PER_SECOND * seconds else SLOW_SECONDS
+        if crowded:
+            bound /= 2
         if seconds > bound / 2:
             self.slice_bytes = max(SLOW_BYTES_MIN, int(nbytes * bound / 2 / seconds))
         elif 0 < self.slice_bytes <= nbytes and seconds < bound / 8 and acted_on:
@@ -84,43 +92,63 @@ class Waiting(Protocol):
 
 
 class Slices:
-    """Who waits, first come, first served, and what was done of this turn's work. `spent`: strangers and heavy ones
-    had their part of the turn. `full`: much was taken in it: who comes with much more, waits. `begin_turn`: sees to
-    it that there is an end of a turn, where those that wait are served."""
+    """Who waits, in two lines, each first come, first served, and what was done of this turn's work.
+
+    `begin_turn`: sees to it that there is an end of a turn, where those that wait are served. `spent`: strangers and
+    heavy ones had their part of the turn. `full`: much was taken in it: who comes with much more, waits. `crowded`:
+    there were many strangers and heavy ones of late, so that all of these bounds are lower.
+    """
 
     def __init__(self, begin_turn: Callable[[], None]) -> None:
         self._begin_turn = begin_turn
-        self._waiting: deque[Waiting] = deque()
+        self._strangers: deque[Waiting] = deque()
+        self._others: deque[Waiting] = deque()
         self._slow_seconds = 0.0
         self._bulk_seconds = 0.0
+        self._period = 0  # of CROWD_MS each
+        self._met = 0  # strangers and heavy ones in this period
+        self.crowded = False
         self.spent = False
         self.full = False
 
-    def did(self, nbytes: int, seconds: float, stranger: bool) -> None:
+    def did(self, nbytes: int, seconds: float, stranger: bool, whose: Pace | None = None) -> None:
         """So many bytes of one connection took so long; `stranger`: or a heavy one's."""
         if nbytes > SLOW_BYTES_PER_SECOND * seconds:
             self._bulk_seconds += seconds
-            self.full = self._bulk_seconds > BULK_SECONDS
+            self.full = self._bulk_seconds > (BULK_SECONDS_CROWD if self.crowded else BULK_SECONDS)
         elif stranger:
             self._slow_seconds += seconds
-            self.spent = self._slow_seconds > STRANGERS_SECONDS
+            self.spent = self._slow_seconds > (STRANGERS_SECONDS_CROWD if self.crowded else STRANGERS_SECONDS)
+        if stranger and whose is not None and whose.counted_in != self._period:
+            whose.counted_in = self._period
+            self._met += 1
+            if self._met == CROWD_MIN:
+                self.crowded = True
 
     @property
     def waiting(self) -> int:
         """How many wait."""
-        return len(self._waiting)
+        return len(self._strangers) + len(self._others)
 
-    def wait(self, connection: Waiting) -> None:
-        self._waiting.append(connection)
+    def wait(self, connection: Waiting, stranger: bool) -> None:
+        (self._strangers if stranger else self._others).append(connection)
         self._begin_turn()
 
-    def serve(self) -> bool:
+    def serve(self, now_ms: int) -> bool:
         """At the end of a turn: the next begins. Returns whether anybody waited."""
+        if now_ms // CROWD_MS != self._period:
+            self._period = now_ms // CROWD_MS
+            self.crowded = self._met >= CROWD_MIN
+            self._met = 0
         self._slow_seconds = self._bulk_seconds = 0.0
         self.spent = self.full = False
-        waited = bool(self._waiting)
-        for _ in range(min(len(self._waiting), _RESUMED_MAX)):
-            self._waiting.popleft().next_slice()
-            if self.spent or self.full:
+        waited = self.waiting > 0
+        for _ in range(min(len(self._strangers), _RESUMED_MAX)):
+            self._strangers.popleft().next_slice()
+            if self.spent:
+                break
+        for _ in range(min(len(self._others), _RESUMED_MAX)):
+            self._others.popleft().next_slice()
+            if self.full:
                 break
         return waited

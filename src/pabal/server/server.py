@@ -24,6 +24,7 @@ from pabal.model.limits import (
     SAMPLE_MS,
     SHUTDOWN_SECONDS_MAX,
     TURN_BYTES_BUSY_MAX,
+    TURN_BYTES_CROWD_MAX,
     TURN_BYTES_MAX,
     TURN_BYTES_OVERLOADED_MAX,
     WAITING_MAX,
@@ -117,6 +118,7 @@ class Server:
         self.received = memoryview(bytearray(TURN_BYTES_MAX))
         """Where connections receive, one after the other."""
         self._received_busy = self.received[:TURN_BYTES_BUSY_MAX]
+        self._received_crowd = self.received[:TURN_BYTES_CROWD_MAX]
         self._received_overloaded = self.received[:TURN_BYTES_OVERLOADED_MAX]
         self.after_turn: list[Connection] = []
         """Connections that have sent their share of this turn and are read on in the next."""
@@ -329,6 +331,8 @@ class Server:
         waiting = self.slices.waiting
         if self.overloaded or waiting > WAITING_MAX:
             return self._received_overloaded
+        if self.slices.crowded:
+            return self._received_crowd
         return self._received_busy if waiting or self._broker.consumers_busy else self.received
 
     def begin_turn(self) -> None:
@@ -348,7 +352,9 @@ class Server:
         waiting, self.after_turn = self.after_turn, []
         for connection in waiting:
             connection.after_input()
-        if self.slices.serve():
+        waited = self.slices.serve(self.now_ms)
+        self._broker.crowded = self.slices.crowded
+        if waited or (self._broker.scheduled and not self.turn.failed):
             self._loop.call_soon(self.begin_turn)  # for the next of them, whether these have sent more or not
         self._set_timer()
         self.measures.turns.add(time.monotonic() - self._begun_s)
@@ -390,6 +396,8 @@ class Server:
             error = StoreError(f"the commit failed: {error!r}")
         with self._fatal_errors():
             done(error)
+        if self._broker.scheduled and not self.turn.failed:
+            self.begin_turn()
         if self._overloaded and not self._broker.overloaded:
             self._overloaded = False
             self.read_on()
@@ -467,7 +475,7 @@ class Server:
 
     def add(self, connection: Connection) -> None:
         self._connections.add(connection)
-        self._broker.accept(connection.session.client)
+        self._broker.accept(connection.client)
         most = self.settings.connections_max
         if len(self._connections) > most:
             connection.log(f"refused: there are {most} connections already")
@@ -477,5 +485,5 @@ class Server:
 
     def remove(self, connection: Connection) -> None:
         self._connections.discard(connection)
-        self._broker.forget(connection.session.client)
+        self._broker.forget(connection.client)
         self.after_commit.pop(connection, None)

@@ -114,7 +114,7 @@ class TlsConnection(asyncio.BufferedProtocol, asyncio.Transport):
             self._hand_in()
         elif self._slices.spent and not self._closing:
             self._transport.pause_reading()
-            self._slices.wait(self)
+            self._slices.wait(self, stranger=True)
         else:
             self._shake_hands()
 
@@ -136,7 +136,7 @@ class TlsConnection(asyncio.BufferedProtocol, asyncio.Transport):
         elif not self._closing:
             self._log(self._peer, "closed by the client during the TLS handshake")
         self._closing = True
-        del self._ssl, self._incoming, self._outgoing  # tens of kB, and this object is in a cycle
+        del self._inner, self._ssl, self._incoming, self._outgoing  # the first refers to this object
 
     def pause_writing(self) -> None:
         if self._established:

@@ -43,6 +43,7 @@ class Channel:
 
     __slots__ = (
         "_cancelled",
+        "_client",
         "_first_unsettled",
         "_getter",
         "_publisher",
@@ -68,6 +69,7 @@ class Channel:
     def __init__(self, session: Amqp091Session, number: int) -> None:
         assert session.vhost is not None and session.rights is not None
         self.session = session
+        self._client = session.client
         self.output = session.output
         self.broker = session.broker
         self.vhost = session.vhost
@@ -141,7 +143,7 @@ class Channel:
 
     @property
     def client(self) -> Client:
-        return self.session.client
+        return self._client
 
     @property
     def open_consumers(self) -> Sequence[Consumer]:
@@ -310,7 +312,7 @@ class Channel:
         arguments: dict[str, Any],
     ) -> None:
         if not tag:
-            tag = self.session.name_consumer()
+            tag = self.broker.name_consumer()
         elif tag in self.consumers:
             raise WireError(NOT_ALLOWED, f"attempt to reuse consumer tag '{tag}'")
         if queue_name == replies.PSEUDO_QUEUE:

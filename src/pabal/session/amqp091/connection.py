@@ -20,7 +20,7 @@ from pabal.session.amqp091.channel import Channel
 from pabal.session.amqp091.client import Amqp091Client
 from pabal.session.amqp091.faults import CHANNEL_CODES, CONNECTION_CODES, ChannelFault
 from pabal.session.amqp091.handshake import STATES
-from pabal.session.amqp091.output import Output
+from pabal.session.amqp091.output import Output, nothing
 from pabal.session.amqp091.publishing import Target
 from pabal.session.amqp091.settings import SessionSettings
 from pabal.session.amqp091.trace import Trace
@@ -41,9 +41,11 @@ class Amqp091Session:
     has shown and that was verified, in which it may log in (EXTERNAL); "" for none. `rights`: once the vhost is open.
     """
 
+    __deletable__ = ("_login", "client")
     __slots__ = (
         "_begun_ms",
         "_closing_channels",
+        "_gone",
         "_header",
         "_held",
         "_login",
@@ -91,11 +93,11 @@ class Amqp091Session:
         self.user = ""
         self.state = "header"
         self.frame_bytes_max = settings.frame_bytes_max
-        self.wants_blocked = False
-        self.wants_cancel_notify = False
+        self.wants_blocked = self.wants_cancel_notify = False
         self.refusal = ""
         self.targets: dict[bytes, Target] = {}
         """What basic.publish frames say, of all channels: see publishing."""
+        self._gone = False
         self._held = False  # until it is known who the peer is
         self._login = Login(self, access, loopback, peer, certificate_name)
         self.alarmed = False  # it published during an alarm, and is not read until that is over
@@ -431,18 +433,21 @@ class Amqp091Session:
 
     def fail_internally(self) -> None:
         """An error of ours: this connection ends, the others do not notice."""
-        if self.state != "closed":
+        if not self.closed:
             self.close_with(WireError(codes.INTERNAL_ERROR, "see the broker's log"))
             self.end()
 
     def connection_lost(self) -> None:
-        """The socket is closed, by whom it may be. What is large is let go of: the rest is in cycles, which the
-        collector may find late."""
+        """The socket is closed, by whom it may be. Nothing refers to this session then: its memory is free."""
         self.end()
-        self._scanner.forget()
-        self.output.forget()
-        self.targets.clear()
-        self.client.properties = {}
+        if not self._gone:
+            self._gone = True
+            self._scanner.forget()
+            self.output.forget()
+            self.targets.clear()
+            self.client.properties = {}
+            self.log = nothing
+            del self._login, self.client
 
     def end(self) -> None:
         self.state = "closed"
@@ -493,7 +498,3 @@ class Amqp091Session:
                 self.end()
             elif now_ms - self.output.sent_ms >= self.heartbeat_ms // 2:
                 self.output.write(m.HEARTBEAT_FRAME)
-
-    def name_consumer(self) -> str:
-        """A consumer tag of the broker's making."""
-        return self.broker.name_consumer()

@@ -11,6 +11,10 @@ from pabal.wire.amqp091.frames import Scanner
 from pabal.wire.amqp091.methods import Method, encode_method
 
 
+def nothing(*_: object) -> None:
+    """Takes the place of what is not to be called any more."""
+
+
 class Output:
     """The output of one connection. `on_output` is called when there is some, `go_on` when the peer may be read on.
 
@@ -123,6 +127,7 @@ class Output:
         """The connection is gone, and nothing more is sent."""
         self._pieces = []
         self._bytes = 0
+        self._on_output = self._go_on = nothing
 
     # --- Out ------------------------------------------------------------------------------------------------
 

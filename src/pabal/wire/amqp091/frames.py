@@ -111,6 +111,8 @@ class Scanner:
     this unset.
     """
 
+    __deletable__ = ("_receiver",)
+
     def __init__(
         self, receiver: Receiver, frame_bytes_max: int, message_bytes_max: int, assembly_bytes_max: int
     ) -> None:
@@ -185,11 +187,11 @@ class Scanner:
         self._assembly_bytes = 0
 
     def forget(self) -> None:
-        """The connection is gone: what was received is not scanned any more."""
+        """The connection is gone: what was received is not scanned any more, nor anything else. To be called once."""
         self.close()
-        self.paused = True
-        self._rest, self._rest_at = b"", 0
-        self._size = self._properties = self._frame = b""
+        del self._receiver  # which refers to this scanner
+        self._rest_at = 0
+        self._rest = self._size = self._properties = self._frame = b""
 
     def hold_publishes(self, holding: bool) -> None:
         """From now on stop, `paused`, before the next basic.publish or frame of a content; or do so no more."""
