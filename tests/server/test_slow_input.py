@@ -157,12 +157,14 @@ def test_who_is_gone_is_handed_nothing_while_its_end_waits(monkeypatch: pytest.M
             client.socket.close()
             connection.abort()
             await until(lambda: connection._lost)
+            assert server.ending == 1
             server.begin_turn()
             vhost.publish(Envelope("", "q", False, None, server._container), [b"kept"], 4)
             await until(lambda: not server.in_turn)
             assert vhost.queues["q"].ready == 1
         server.begin_turn()
         await until(lambda: not server._connections)
+        assert server.ending == 0
         assert vhost.queues["q"].ready == 1
         server.stop("the test is over")
         await server._shut_down()

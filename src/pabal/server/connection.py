@@ -198,9 +198,8 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = f": {exc}" if exc else " without saying so"
         self.session.output.congested = True  # its consumers get nothing any more
-        if self._waits_for_slice:
-            return
-        if self._server.slices.spent:
+        if self._waits_for_slice or self._server.slices.spent:
+            self._server.ending += 1
             self._wait_for_slice()
         else:
             self._end()
@@ -322,6 +321,7 @@ class Connection(asyncio.BufferedProtocol):
             data, self._unread = self._unread, b""
             self._take(data)
         if self._lost:
+            self._server.ending -= 1
             self._end()
         elif not self._waits_for_slice:
             self.after_input()

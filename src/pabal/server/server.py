@@ -126,6 +126,8 @@ class Server:
         self.after_commit: dict[Connection, None] = {}
         """Those that are read on when less waits for the disk."""
         self._connections: set[Connection] = set()
+        self.ending = 0
+        """How many of them are gone, and wait for their end."""
         self._garbage = Garbage(self.now_ms)
         self.codec = Amqp091Codec(self._container)
         self.node = ServerNode(self, f"pabal@{socket.gethostname()}")
@@ -477,10 +479,11 @@ class Server:
         self._connections.add(connection)
         self._broker.accept(connection.client)
         most = self.settings.connections_max
-        if len(self._connections) > most:
+        count = len(self._connections) - self.ending
+        if count > most:
             connection.log(f"refused: there are {most} connections already")
             connection.session.refusal = f"connection refused: node connection limit ({most}) is reached"
-        if len(self._connections) > most + REFUSED_CONNECTIONS_MAX:
+        if count > most + REFUSED_CONNECTIONS_MAX:
             connection.abort()
 
     def remove(self, connection: Connection) -> None:
