@@ -38,8 +38,8 @@ class Intake(ABC):
         self.leased = 0
         self.scheduled = False
         # Messages may have expired, or be from before a restart: look at each before it is delivered.
-        self._urgent = False  # there may be messages that expire soon
         self._sifts = log.count > 0
+        self._urgent = False  # there may be messages that expire soon
         self.body_bytes = log.body_bytes  # of ready messages, kept if there is a limit on it
         self._follow_arguments()
         log.counts_bytes = self._counts_bytes
