@@ -284,12 +284,12 @@ class Target:
 
     def meet_crowd(self, good: Good, options: argparse.Namespace) -> tuple[str, str]:
         """What `good`, who may be elsewhere, notices of the crowd meanwhile, and what the crowd did."""
-        arguments = ["--size", str(options.size), "--seconds", str(options.seconds + 3), "--nice", str(options.nice)]
+        arguments = ["--size", str(options.size), "--seconds", str(options.seconds + 5), "--nice", str(options.nice)]
         arguments += ["--only", options.only, "--pause", str(options.pause)]
         arguments += ["--crowd", str(self.broker.port), str(self.tls_port)]
         command = [sys.executable, "-m", "robustness.crowd", *arguments]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            time.sleep(2)
+            time.sleep(4)  # until all of them have come, and some come again
             noticed = good.measure(options.seconds)
             did, _ = process.communicate()
         return described(*noticed), did.strip()
