@@ -195,7 +195,7 @@ def test_a_store_that_cannot_begin_is_fatal(turned: Turned, monkeypatch: pytest.
 def test_a_queue_that_cannot_be_read_is_fatal(turned: Turned, moment: str) -> None:
     queue = turned.engine.vhost.queues["q"]
 
-    def dispatch(whole: bool) -> None:
+    def dispatch() -> None:
         raise StoreError("damaged")
 
     def break_queue() -> None:

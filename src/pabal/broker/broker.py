@@ -108,7 +108,7 @@ class Broker:
             for queue in queues:
                 if self.handed_out_bytes < upto_bytes or queue.at_once:
                     queue.scheduled = False
-                    queue.dispatch(whole=False)
+                    queue.dispatch()
                 else:
                     left.append(queue)
         if left:

@@ -117,7 +117,7 @@ class Delay(Queue):
     def takes(self, count: int, body_bytes: int) -> bool:
         return True
 
-    def dispatch(self, whole: bool = True) -> None:
+    def dispatch(self) -> None:
         """Routes what is due, in the order of its time, and sets the timer for the rest."""
         if self.deleted:
             return

@@ -132,16 +132,16 @@ class Queue(Intake):
             self.scheduled = True
             self.vhost.broker.scheduled.append(self)
 
-    def dispatch(self, whole: bool = True) -> None:
+    def dispatch(self) -> None:
         """Hands ready messages to consumers that have room, each in turn, and sets the timer for the rest. Unless
-        `whole` or `at_once`, about DISPATCH_BYTES_MAX."""
+        `at_once`, about DISPATCH_BYTES_MAX, and what is left when it is this queue's turn again."""
         if self.deleted:
             return
         came_back = self._waiting is not None and self._waiting.end()
         if self._sifts:
             self._expire()
         if self.consumers:
-            upto = _NO_END if whole or self.at_once else self.vhost.broker.handed_out_bytes + DISPATCH_BYTES_MAX
+            upto = _NO_END if self.at_once else self.vhost.broker.handed_out_bytes + DISPATCH_BYTES_MAX
             if len(self.consumers) == 1 or self.arguments.single_active_consumer:
                 self._dispatch_to(self.consumers[0], upto)
             else:
