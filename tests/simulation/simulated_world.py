@@ -185,15 +185,20 @@ class World:
         """Time passes; what is due is done."""
         if self.turn_open:
             self.end_turn()
-        self.now_ms += ms
+        self._let_pass(ms)
         at_ms = self.turn.next_tick_ms()
         if at_ms is not None and at_ms <= self.now_ms and not self.failed:
             self.broker.tick(self.now_ms)
             self.end_turn()
 
+    def _let_pass(self, ms: int) -> None:
+        self.now_ms += ms
+        if self.turn_open:  # what the last turn left: leases of what it hands out begin now, and not before
+            self.broker.begin(self.now_ms)
+
     def wait(self, ms: int) -> None:
         """Time passes until all is done that is due by then."""
-        self.now_ms += ms
+        self._let_pass(ms)
         for _ in range(10_000):
             self.settle_down()
             at_ms = self.turn.next_tick_ms()
