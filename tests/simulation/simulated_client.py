@@ -165,9 +165,9 @@ class Client:
     def _sent(self, outgoing: Outgoing, certain: bool) -> list[Copy]:
         """The ledger's side of a publish. `certain`: the broker acts on it now."""
         seq, queues, persistent, expiration, priority, delay_ms = outgoing
-        if expiration is not None:
-            self.world.ledger.not_only_delivered.update(queues)
         copies = self.world.ledger.sent(self.name, seq, queues, persistent, priority)
+        if expiration is not None:
+            self.world.ledger.may_expire(copies)
         if delay_ms:
             for copy in copies:
                 copy.is_delayed(self.world.now_ms + delay_ms, certain)

@@ -97,6 +97,7 @@ class QueueSpec:
 class Copy:
     """`settled`: how many settles of it were processed, durable or not. `gone`: for good. `may_go`: it may be there
     or not. `level`: its priority in the queue. `born`: in which life of the broker. `ended_by`: the transaction.
+    `expires`: it has an expiration of its own.
     `handed_out`: in which life of the broker it was last delivered, by the queue it was delivered from.
     `delivered_for_good`: queues that it was delivered from, which a crash must not make the broker forget.
     `not_before_ms`: it waits until then; `waits_for_good_ms`: whatever happens. `stream`, `order`: what it is in
@@ -108,6 +109,7 @@ class Copy:
         "delivered_for_good",
         "deliveries",
         "ended_by",
+        "expires",
         "gone",
         "handed_out",
         "key",
@@ -135,7 +137,7 @@ class Copy:
         self.persistent = persistent
         self.level = min(priority, spec.max_priority)
         self.born = born
-        self.confirmed = self.refused = self.gone = self.may_go = False
+        self.confirmed = self.refused = self.gone = self.may_go = self.expires = False
         self.settled = self.deliveries = 0
         self.ended_by: str | None = None
         self.not_before_ms = self.waits_for_good_ms = 0

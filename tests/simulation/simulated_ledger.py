@@ -46,6 +46,12 @@ class Ledger:
         self.copies |= {copy.key: copy for copy in copies}
         return copies
 
+    def may_expire(self, copies: list[Copy]) -> None:
+        """They have an expiration of their own."""
+        for copy in copies:
+            copy.expires = True
+            self.not_only_delivered.add(copy.spec.name)
+
     def confirmed(self, copies: list[Copy], disk: Disk) -> None:
         """The broker said so, just now: then they are on disk, or somebody has settled them."""
         there: dict[CopyKey, list[str]] | None = None
@@ -192,7 +198,6 @@ class Ledger:
             _, queue, _, _ = stream
             if queue in self.not_only_delivered or self.specs[queue].expires:
                 del self._last_first[stream]
-        self.not_only_delivered.clear()
         found = on_disk(disk)
         kept: dict[CopyKey, Copy] = {}
         for key, copy in self.copies.items():
@@ -207,6 +212,7 @@ class Ledger:
         if found:
             raise Violation(f"on disk, and nobody knows them (any more): {sorted(found)}")
         self.copies = kept
+        self.not_only_delivered = {copy.spec.name for copy in kept.values() if copy.expires}
 
     def check(self, copy: Copy, places: list[str]) -> None:
         """`places`: the queues it is in now."""
