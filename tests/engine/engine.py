@@ -12,6 +12,7 @@ import pabal.broker.backlog
 import pabal.broker.broker
 import pabal.broker.priorities
 import pabal.broker.queue
+import pabal.broker.returns
 import pabal.broker.timetable
 import pabal.broker.waiting
 from pabal.broker.broker import Broker
@@ -203,7 +204,7 @@ class Engine:
         for _ in range(10_000):
             at_ms = self.broker.next_tick_ms()
             due = at_ms is not None and at_ms <= self.now_ms
-            if not due and not self.broker.scheduled:
+            if not due and not self.broker.unfinished:
                 return
             self.broker.begin(self.now_ms)
             if due:
@@ -245,6 +246,7 @@ _LIMITED = (
     pabal.broker.queue,
     pabal.broker.backlog,
     pabal.broker.priorities,
+    pabal.broker.returns,
     pabal.broker.timetable,
     pabal.broker.waiting,
 )

@@ -51,6 +51,7 @@ def run(
         "_FIRST_LOAD_SHARE": 1,
         "DISPATCH_BYTES_MAX": chance.choice((1, 2000, 10**6)),
         "TURN_DISPATCH_BYTES_MAX": chance.choice((1, 2000, 10**6)),
+        "RETURN_MESSAGES_MAX": random.Random(seed + 2).choice((1, 2, 1000)),
     }
     current: Run | None = None
     with limits(**settings), patch.object(pabal.broker.waiting, "WINDOW_MESSAGES_STORED", 1000):

@@ -419,6 +419,7 @@ class Run:
         while world.clients:
             world.lose(world.clients[0])
         self._bind_graves(True)
+        world.settle_down()  # all is given back: from now on it waits
         world.wait(LONGEST_MS)
         self.ledger.everything_is_durable()
         if self.chance.random() < 0.5:

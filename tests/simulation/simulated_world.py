@@ -13,6 +13,7 @@ import pabal.broker.backlog
 import pabal.broker.broker
 import pabal.broker.priorities
 import pabal.broker.queue
+import pabal.broker.returns
 import pabal.broker.timetable
 import pabal.broker.waiting
 import pabal.session.amqp091.deliveries
@@ -138,7 +139,7 @@ class World:
 
     def _go_on(self) -> None:
         """What was more than a turn's share is for the next."""
-        if self.broker.scheduled and not self.failed:
+        if self.broker.unfinished and not self.failed:
             self.broker.begin(self.now_ms)
             self.turn_open = True
 
@@ -219,7 +220,7 @@ class World:
         """Until nothing is to be done without new input or time; the disk has room for it."""
         self.set_full(False)
         for _ in range(10_000):
-            if self.turn_open or self.broker.scheduled:
+            if self.turn_open or self.broker.unfinished:
                 self.end_turn()
             elif self.commit is not None:
                 self.end_commit()
@@ -250,6 +251,7 @@ def limits(**values: int) -> Iterator[None]:
         pabal.broker.broker,
         pabal.broker.queue,
         pabal.broker.priorities,
+        pabal.broker.returns,
         pabal.broker.timetable,
         pabal.broker.waiting,
         pabal.broker.backlog,

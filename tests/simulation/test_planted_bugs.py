@@ -300,7 +300,7 @@ def a_consumer_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Queue, "settle", settle)
 
 
-@planted("gone for good|came back|is delivered|leased|in part|is still there|and in the transaction")
+@planted("gone for good|came back|is delivered|leased|in part|is still there|and in the transaction|no attribute")
 def a_late_settle_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """The lease ran out and the message is with another; the first one's settle ends that lease."""
     monkeypatch.setattr(ChannelConsumer, "revoked", lambda self, message: None)

@@ -49,7 +49,7 @@ def priorities_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PriorityBacklog, "level", level)
 
 
-@planted("came after|should have")
+@planted("came after|should have|again after a crash")
 def what_comes_back_has_the_highest_priority(monkeypatch: pytest.MonkeyPatch) -> None:
     def push_back(self: Any, message: Message) -> None:
         self.level(max(self._levels)).push_back(message)
@@ -84,6 +84,15 @@ def the_refused_are_no_dead_letters(monkeypatch: pytest.MonkeyPatch) -> None:
             original(self, messages, reason)
 
     monkeypatch.setattr(Queue, "_dead_letter", dead_letter)
+
+
+@planted("missing|leased|in vain|lost after|before its time")
+def what_is_left_after_a_step_does_not_go_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    def give_back(self: Any, most: int) -> int:
+        self.settle(self.unsettled_deliveries, list(self.unsettled_deliveries)[:most], Outcome.RETURN)
+        return 0
+
+    monkeypatch.setattr(Channel, "give_back", give_back)
 
 
 # --- Single active consumers --------------------------------------------------------------------------------
@@ -286,7 +295,7 @@ def it_is_released_in_one_commit_and_removed_in_the_next(monkeypatch: pytest.Mon
     monkeypatch.setattr(Broker, "__init__", begin_life)
 
 
-@planted("missing|came after")
+@planted("missing|came after|on disk there is")
 def the_timer_of_what_waits_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Waiting, "next_ms", lambda self: None)
 

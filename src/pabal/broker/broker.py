@@ -16,6 +16,7 @@ from pabal.broker.exchange_types import EXCHANGE_TYPES
 from pabal.broker.observer import Observer
 from pabal.broker.policies import apply_policies
 from pabal.broker.queue import Queue
+from pabal.broker.returns import Returns
 from pabal.broker.samples import Samples
 from pabal.broker.statistics import Statistics
 from pabal.broker.vhost import Vhost
@@ -64,6 +65,7 @@ class Broker:
         self.parameters: dict[tuple[str, str, str], ParameterDefinition] = {}
         """By vhost, component and name; global ones have neither of the first two."""
         self.scheduled: list[Queue] = []
+        self.returns = Returns()
         self.waiters: dict[Waiter, int] = {}
         self.random_token = random_token
         self.alarms: tuple[str, ...] = ()
@@ -96,7 +98,9 @@ class Broker:
 
     def dispatch(self) -> None:
         """Lets the queues that may have something to hand out do so in turn, a step each, until nobody has or it was
-        enough for this turn. Then there are some that stay `scheduled`: another turn must follow."""
+        enough for this turn. Then it is `unfinished`: another turn must follow."""
+        self.returns.step()
+        expected = self.returns.expected
         if self.scheduled:
             self.consumers_busy = False
         share_bytes = TURN_DISPATCH_BYTES_CROWD_MAX if self.crowded else TURN_DISPATCH_BYTES_MAX
@@ -106,14 +110,24 @@ class Broker:
         while self.scheduled:
             queues, self.scheduled = self.scheduled, []
             for queue in queues:
+                if queue in expected:
+                    if not queue.at_once:
+                        queue.scheduled = False  # until it has all back
+                        continue
+                    self.returns.complete(queue)
                 if self.handed_out_bytes < upto_bytes or queue.at_once:
                     queue.scheduled = False
                     queue.dispatch()
                 else:
                     left.append(queue)
-        if left:
-            self.scheduled = left
+        self.scheduled = left
+        if self.unfinished:
             self.consumers_busy = True
+
+    @property
+    def unfinished(self) -> bool:
+        """There is more to hand out or to give back than was for this turn."""
+        return bool(self.scheduled) or bool(self.returns)
 
     @property
     def overloaded(self) -> bool:

@@ -56,6 +56,7 @@ class Queue(Intake):
     def change_arguments(self, arguments: QueueArguments) -> None:
         """From now on these are in force. What is beyond a length limit goes at once; messages keep the time to live
         that they have, and deliveries their leases; the queue's own expiry begins anew."""
+        self.vhost.broker.returns.complete(self)
         before, self.arguments = self.arguments, arguments
         self._follow_arguments()
         self._used_ms = self.vhost.broker.now_ms
@@ -258,6 +259,7 @@ class Queue(Intake):
     def get(self, consumer: Consumer) -> Message | None:
         """The next message, for `consumer`, which need not be one of this queue's; None when there is none."""
         self.use()
+        self.vhost.broker.returns.complete(self)
         if self._waiting is not None:
             self._waiting.recall()
         if self._sifts:
@@ -405,7 +407,7 @@ class Queue(Intake):
     def tick(self) -> None:
         """What time has brought: leases that ran out, messages that expired."""
         self.wake_at_ms = 0
-        if self.deleted:
+        if self.deleted or self in self.vhost.broker.returns.expected:
             return
         now_ms = self.vhost.broker.now_ms
         expires_ms = self.arguments.expires_ms
@@ -467,6 +469,7 @@ class Queue(Intake):
     def purge(self) -> int:
         """Removes all messages that are ready or wait for their time; returns how many there were. Leased ones stay
         (AMQP 0-9-1 §1.7.2.7)."""
+        self.vhost.broker.returns.complete(self)
         purged = self._waiting.purge() if self._waiting is not None else 0
         messages, on_disk = self.backlog.clear()
         self.log.remove(messages)

@@ -206,6 +206,9 @@ ROUTES_CACHED_MAX: Final = 16_384
 TIMER_MESSAGES_MAX: int = 2048
 """Messages of one queue expired in one step; the rest follow in the next turn."""
 
+RETURN_MESSAGES_MAX: int = 2048
+"""Messages that go back in one turn because the channels that held them have ended; the rest follow in the next."""
+
 DEAD_LETTER_RETRY_MS: int = 10_000
 """How soon a dead letter that has no place, and must not be dropped, is tried again; twice as late each time."""
 

@@ -313,18 +313,18 @@ class Connection(asyncio.BufferedProtocol):
 
     def next_slice(self) -> None:
         """See pace.Waiting."""
-        self._guarded(self._take_slice)
-
-    def _take_slice(self) -> None:
         self._waits_for_slice = False
         if self._unread:
-            data, self._unread = self._unread, b""
-            self._take(data)
+            self._guarded(self._take_unread)
         if self._lost:
             self._server.ending -= 1
             self._end()
         elif not self._waits_for_slice:
-            self.after_input()
+            self._guarded(self.after_input)
+
+    def _take_unread(self) -> None:
+        data, self._unread = self._unread, b""
+        self._take(data)
 
     @property
     def opening(self) -> bool:

@@ -356,7 +356,7 @@ class Server:
             connection.after_input()
         waited = self.slices.serve(self.now_ms)
         self._broker.crowded = self.slices.crowded
-        if waited or (self._broker.scheduled and not self.turn.failed):
+        if waited or (self._broker.unfinished and not self.turn.failed):
             self._loop.call_soon(self.begin_turn)  # for the next of them, whether these have sent more or not
         self._set_timer()
         self.measures.turns.add(time.monotonic() - self._begun_s)
@@ -398,7 +398,7 @@ class Server:
             error = StoreError(f"the commit failed: {error!r}")
         with self._fatal_errors():
             done(error)
-        if self._broker.scheduled and not self.turn.failed:
+        if self._broker.unfinished and not self.turn.failed:
             self.begin_turn()
         if self._overloaded and not self._broker.overloaded:
             self._overloaded = False

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from mypy_extensions import mypyc_attr
@@ -135,9 +136,19 @@ class Channel:
         if self.transaction is not None:
             self.transaction.rollback()
         if self.unsettled_deliveries:
-            self.settle(self.unsettled_deliveries, list(self.unsettled_deliveries), Outcome.RETURN)
+            self.broker.returns.take(self, len(self.unsettled_deliveries))
         self._publisher = self.transaction = self._getter = None
         self._cancelled = ()
+
+    def held_queues(self) -> Iterable[Queue]:
+        """See returns.Leaver."""
+        holders = dict.fromkeys([delivery.consumer for delivery in self.unsettled_deliveries.values()])
+        return [consumer.queue for consumer in holders]
+
+    def give_back(self, most: int) -> int:
+        """See returns.Leaver."""
+        self.settle(self.unsettled_deliveries, list(islice(self.unsettled_deliveries, most)), Outcome.RETURN)
+        return len(self.unsettled_deliveries)
 
     # --- What is to be seen of it, see broker.clients ---------------------------------------------------------
 
