@@ -136,7 +136,7 @@ class World:
         """Turns and commits until nothing is left to do."""
         self.end_turn()
         rounds = 0
-        while self.commit() or self.broker.scheduled or self.broker.waiters:
+        while self.commit() or self.broker.unfinished or self.broker.waiters:
             self.end_turn()
             rounds += 1
             if rounds > ROUNDS_MAX:

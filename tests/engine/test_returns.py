@@ -30,21 +30,19 @@ class Gone:
     """A channel with some consumers, which has ended. See returns.Leaver."""
 
     def __init__(self, engine: Engine, *consumers: TakingConsumer) -> None:
-        self.consumers = consumers
+        self.held = [(consumer, message) for consumer in consumers for message in consumer.held]
         for consumer in consumers:
             consumer.queue.remove_consumer(consumer)
-        engine.broker.returns.take(self, sum(len(consumer.held) for consumer in consumers))
+        engine.broker.returns.take(self, list(range(len(self.held))))
 
     def held_queues(self) -> list[Queue]:
-        return [consumer.queue for consumer in self.consumers for _ in consumer.held]
+        return [consumer.queue for consumer, _ in self.held]
 
-    def give_back(self, most: int) -> int:
-        for consumer in self.consumers:
-            batch, consumer.held = consumer.held[:most], consumer.held[most:]
-            most -= len(batch)
-            if batch:
-                consumer.queue.settle(batch, consumer, Outcome.RETURN)
-        return sum(len(consumer.held) for consumer in self.consumers)
+    def give_back(self, deliveries: list[int]) -> None:
+        for number in deliveries:
+            consumer, message = self.held[number]
+            consumer.held.remove(message)
+            consumer.queue.settle([message], consumer, Outcome.RETURN)
 
 
 def holder(engine: Engine, queue: Queue, count: int) -> TakingConsumer:
@@ -159,13 +157,47 @@ def test_a_purge_takes_them_all(engine: Engine) -> None:
 
 
 def test_a_queue_that_is_deleted_meanwhile_gets_nothing_back(engine: Engine) -> None:
-    queue, other = engine.queue(), engine.queue("other")
+    queue, other = engine.queue(owner=object()), engine.queue("other")
     Gone(engine, holder(engine, queue, 5), holder(engine, other, 2))
     engine.broker.dispatch()
     engine.vhost.delete_queue(queue)
     engine.turn()
     assert engine.names("other") == names(2)
     assert not engine.broker.returns.expected
+
+
+@pytest.mark.parametrize("owner", [None, object()])
+def test_dead_letters_are_not_lost_with_a_queue_that_is_deleted_meanwhile(engine: Engine, owner: object) -> None:
+    engine.queue("dead")
+    arguments = {"x_delivery_limit": 0, "x_dead_letter_exchange": "", "x_dead_letter_routing_key": "dead"}
+    queue = engine.queue(owner=owner, **arguments)
+    Gone(engine, holder(engine, queue, 5))
+    assert engine.vhost.delete_queue(queue) == 0
+    engine.turn()
+    assert engine.names("dead") == names(5)
+
+
+def test_who_deletes_the_queue_is_told_of_all(engine: Engine) -> None:
+    queue = engine.queue()
+    Gone(engine, holder(engine, queue, 5))
+    assert engine.vhost.delete_queue(queue) == 5
+
+
+def test_leases_of_others_that_run_out_meanwhile_come_first(engine: Engine) -> None:
+    queue = engine.queue(x_consumer_timeout=10)
+    first, second, third = (TakingConsumer(queue, credit=credit) for credit in (1, 6, 0))
+    for consumer in (first, second, third):
+        queue.add_consumer(consumer)
+    engine.publish(*names(7))
+    engine.turn()
+    assert first.names == ["m1"]
+    Gone(engine, second)
+    third.credit = 3
+    engine.now_ms += 20
+    engine.broker.begin(engine.now_ms)
+    engine.broker.tick(engine.now_ms)
+    engine.turn()
+    assert third.names == names(3)
 
 
 def test_leases_do_not_run_out_meanwhile(engine: Engine) -> None:

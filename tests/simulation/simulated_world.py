@@ -234,7 +234,8 @@ class World:
 
     def _written(self) -> None:
         self.ledger.turn_written(self._is_gone)
-        if self.commit is None and self.store.journal.empty and not self.failed and not self.turn.committing:
+        idle = self.commit is None and not self.turn.committing and not self.broker.returns
+        if idle and self.store.journal.empty and not self.failed:
             self.ledger.everything_is_durable()
         for client in [client for client in self.clients if client.closed]:
             self.clients.remove(client)

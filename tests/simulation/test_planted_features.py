@@ -14,6 +14,7 @@ from pabal.broker.backlog import Backlog
 from pabal.broker.broker import Broker
 from pabal.broker.priorities import PriorityBacklog
 from pabal.broker.queue import Queue
+from pabal.broker.returns import Leaver, Returns
 from pabal.broker.timetable import Timetable
 from pabal.broker.waiting import Waiting
 from pabal.model.arguments import QueueArguments
@@ -88,11 +89,12 @@ def the_refused_are_no_dead_letters(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @planted("missing|leased|in vain|lost after|before its time")
 def what_is_left_after_a_step_does_not_go_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    def give_back(self: Any, most: int) -> int:
-        self.settle(self.unsettled_deliveries, list(self.unsettled_deliveries)[:most], Outcome.RETURN)
-        return 0
+    original = Returns.take
 
-    monkeypatch.setattr(Channel, "give_back", give_back)
+    def take(self: Any, leaver: Leaver, deliveries: list[int]) -> None:
+        original(self, leaver, deliveries[: self._room])
+
+    monkeypatch.setattr(Returns, "take", take)
 
 
 # --- Single active consumers --------------------------------------------------------------------------------

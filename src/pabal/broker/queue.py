@@ -42,9 +42,8 @@ class Queue(Intake):
     ) -> None:
         super().__init__(vhost, definition, arguments, log)
         self.owner = owner
-        self.late_settlements = 0
+        self.expired_leases = self.late_settlements = 0
         self.deleted = False
-        self.expired_leases = 0
         self.wake_at_ms = 0  # when the broker's timer looks in, 0 for never
         self._redelivers = log.count > 0  # some of its messages may have been handed over before
         self._ranked = False  # there was a consumer with a priority
@@ -409,12 +408,15 @@ class Queue(Intake):
         self.wake_at_ms = 0
         if self.deleted or self in self.vhost.broker.returns.expected:
             return
-        now_ms = self.vhost.broker.now_ms
         expires_ms = self.arguments.expires_ms
-        if expires_ms is not None and not self.consumers and now_ms >= self._used_ms + expires_ms:
+        if expires_ms is not None and not self.consumers and self.vhost.broker.now_ms >= self._used_ms + expires_ms:
             self.vhost.delete_queue(self)
-            return
-        ended = self._leases.take_ended(now_ms, TIMER_MESSAGES_MAX)
+        else:
+            self.end_leases()
+
+    def end_leases(self) -> None:
+        """Messages whose leases have run out come back; then looks what is to be done in this turn."""
+        ended = self._leases.take_ended(self.vhost.broker.now_ms, TIMER_MESSAGES_MAX)
         if ended:
             ended.sort(key=lambda message: message.position)  # letters among them come in the queue's order
             self.leased -= len(ended)

@@ -18,10 +18,22 @@ class Leaver(Protocol):
     """A channel that has ended and still holds messages."""
 
     def held_queues(self) -> Iterable[Queue]:
-        """Where they came from, some more than once."""
+        """Where they came from."""
 
-    def give_back(self, most: int) -> int:
-        """The first of them go back; how many are left."""
+    def give_back(self, deliveries: list[int]) -> None:
+        """These, by their delivery numbers, go back."""
+
+
+class _Rest:
+    """What one of them still holds: its deliveries from `done` on."""
+
+    __slots__ = ("deliveries", "done", "leaver", "queues")
+
+    def __init__(self, leaver: Leaver, deliveries: list[int], queues: list[Queue]) -> None:
+        self.leaver = leaver
+        self.deliveries = deliveries
+        self.queues = queues
+        self.done = 0
 
 
 class Returns:
@@ -31,49 +43,49 @@ class Returns:
 
     def __init__(self) -> None:
         self.expected: dict[Queue, int] = {}
-        self._line: deque[tuple[Leaver, int, list[Queue]]] = deque()  # with how many messages each
+        self._line: deque[_Rest] = deque()
         self._room = RETURN_MESSAGES_MAX  # in this turn
 
     def __bool__(self) -> bool:
         return bool(self._line)
 
-    def take(self, leaver: Leaver, count: int) -> None:
-        """It holds so many: they go back now, or if that is a lot and nobody needs them at once, in steps."""
-        if count <= self._room:
-            self._room -= count
-            leaver.give_back(count)
+    def take(self, leaver: Leaver, deliveries: list[int]) -> None:
+        """It holds these: they go back now, or if that is a lot and nobody needs them at once, in steps."""
+        if len(deliveries) <= self._room:
+            self._room -= len(deliveries)
+            leaver.give_back(deliveries)
             return
         queues = list(dict.fromkeys(leaver.held_queues()))
         if any(queue.at_once for queue in queues):
-            leaver.give_back(count)
+            leaver.give_back(deliveries)
             return
         for queue in queues:
             self.expected[queue] = self.expected.get(queue, 0) + 1
-        self._line.append((leaver, count, queues))
+        self._line.append(_Rest(leaver, deliveries, queues))
 
     def step(self) -> None:
         """What is for this turn."""
         self._room = RETURN_MESSAGES_MAX
         while self._line and self._room > 0:
-            count = self._line[0][1]
-            self._room -= count - self._give_back(self._room)
+            self._room -= self._give_back(self._room)
 
     def complete(self, queue: Queue) -> None:
         """All of what goes back to this queue goes back now, with what is before it in the line."""
         while queue in self.expected:
-            self._give_back(self._line[0][1])
+            first = self._line[0]
+            self._give_back(len(first.deliveries) - first.done)
 
     def _give_back(self, most: int) -> int:
-        """Of the first in the line; how many it has left."""
-        leaver, _, queues = self._line[0]
-        left = leaver.give_back(most)
-        if left:
-            self._line[0] = (leaver, left, queues)
-            return left
-        self._line.popleft()
-        for queue in queues:
-            self.expected[queue] -= 1
-            if not self.expected[queue]:
-                del self.expected[queue]
-                queue.schedule()
-        return 0
+        """Some of what the first in the line holds; how many."""
+        first = self._line[0]
+        some = first.deliveries[first.done : first.done + most]
+        first.done += len(some)
+        first.leaver.give_back(some)
+        if first.done == len(first.deliveries):
+            self._line.popleft()
+            for queue in first.queues:
+                self.expected[queue] -= 1
+                if not self.expected[queue]:
+                    del self.expected[queue]
+                    queue.end_leases()  # those that ran out meanwhile
+        return len(some)

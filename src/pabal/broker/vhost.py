@@ -246,6 +246,8 @@ class Vhost(Router):
             return 0
         if if_unused and queue.consumers:
             raise PreconditionFailed(f"queue '{queue.name}' in vhost '{self.name}' in use")
+        if queue.owner is None or queue.arguments.delivery_limit is not None:
+            self.broker.returns.complete(queue)  # they count, and some may be dead letters
         if if_empty and not queue.empty:
             raise PreconditionFailed(f"queue '{queue.name}' in vhost '{self.name}' not empty")
         ready = queue.ready

@@ -255,6 +255,11 @@ class Server:
             self.log.error("%s", error)
             self._stopped.set()
 
+    @property
+    def _busy(self) -> bool:
+        """Something that connections have caused is not done yet."""
+        return self.in_turn or self.turn.disk_busy or bool(self._broker.returns)
+
     async def _shut_down(self) -> None:
         """Stops accepting, commits, closes the clients as their protocol says."""
         self.listeners.close()
@@ -268,7 +273,7 @@ class Server:
                 connection.session.shut_down("broker forced connection closure with reason 'shutdown'")
                 connection.after_input()
             deadline = self._loop.time() + SHUTDOWN_SECONDS_MAX
-            while (self._connections or self.in_turn or self.turn.disk_busy) and not self.failure:
+            while (self._connections or self._busy) and not self.failure:
                 if self._loop.time() > deadline:
                     break
                 await asyncio.sleep(0.01)

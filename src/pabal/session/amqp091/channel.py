@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from mypy_extensions import mypyc_attr
@@ -136,7 +135,7 @@ class Channel:
         if self.transaction is not None:
             self.transaction.rollback()
         if self.unsettled_deliveries:
-            self.broker.returns.take(self, len(self.unsettled_deliveries))
+            self.broker.returns.take(self, list(self.unsettled_deliveries))
         self._publisher = self.transaction = self._getter = None
         self._cancelled = ()
 
@@ -145,10 +144,9 @@ class Channel:
         holders = dict.fromkeys([delivery.consumer for delivery in self.unsettled_deliveries.values()])
         return [consumer.queue for consumer in holders]
 
-    def give_back(self, most: int) -> int:
+    def give_back(self, deliveries: list[int]) -> None:
         """See returns.Leaver."""
-        self.settle(self.unsettled_deliveries, list(islice(self.unsettled_deliveries, most)), Outcome.RETURN)
-        return len(self.unsettled_deliveries)
+        self.settle(self.unsettled_deliveries, deliveries, Outcome.RETURN)
 
     # --- What is to be seen of it, see broker.clients ---------------------------------------------------------
 

@@ -115,6 +115,7 @@ def queue_declare(
             name, durable, exclusive, auto_delete, arguments, channel.session, server_name
         )
     channel.last_queue = queue.name
+    channel.broker.returns.complete(queue)
     reply(
         channel,
         no_wait,
