@@ -170,11 +170,11 @@ DISPATCH_MESSAGE_BYTES: Final = 512
 TURN_DISPATCH_BYTES_MAX: int = 512 * 1024
 """Handed out in one turn, by all queues together, or twice what was published in it; the rest is for the next."""
 
-URGENT_MS: int = 1000
-"""A message that expires sooner than this is handed out in the turn in which it comes, if a consumer has room."""
-
 TURN_DISPATCH_BYTES_CROWD_MAX: int = 128 * 1024
 """The same while there is a crowd (CROWD_MIN)."""
+
+URGENT_MS: int = 1000
+"""A message that expires sooner than this is handed out in the turn in which it comes, if a consumer has room."""
 
 WINDOW_MESSAGES_STORED: int = 16_384
 """Ready messages of a durable queue held in memory; the rest is on disk."""
